@@ -1,0 +1,181 @@
+"""What a handler sees of its request: progress, calls to the client, the deadline, the best result so far.
+
+A context talks to whoever started the work through an :class:`Outlet` of three functions. In a thread of the bridge the
+outlet is the dispatcher's; in a job process it is the socket to the bridge. Handlers cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .errors import CallbackError, InvalidRequest, Stopped
+from .terms import Atom
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Protocol
+
+    class Outlet(Protocol):
+        """Where a context's messages go. Every method may be called from any thread and must not block for long."""
+
+        def event(self, event: dict[Any, Any]) -> None: ...
+
+        def call(self, call_id: int, name: Any, args: list[Any]) -> None: ...
+
+        def checkpoint(self, best: Any) -> None: ...
+
+
+class Context:
+    """The request a handler works for.
+
+    ``message_id`` and ``metadata`` are as the client sent them; ``deadline`` is a ``time.monotonic()`` value or ``None``.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        *,
+        request_type: str,
+        message_id: Any = None,
+        metadata: Mapping[Any, Any] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self._outlet = outlet
+        self.request_type = request_type
+        self.message_id = message_id
+        self.metadata = dict(metadata or {})
+        self.deadline = deadline
+        self._stopped = threading.Event()
+        self._waiting: dict[int, _Waiting] = {}
+        self._lock = threading.Lock()
+        self._next_call = 0
+
+    # -- telling the client --------------------------------------------------------------------------------------
+
+    def progress(self, **fields: Any) -> None:
+        """Send a ``kind: :progress`` event. Keys that are in the vocabulary travel as atoms, others as strings."""
+        self._event("progress", fields)
+
+    def stream(self, **fields: Any) -> None:
+        """Send a ``kind: :stream`` event: a token, a chunk, a row."""
+        self._event("stream", fields)
+
+    def log(self, level: str, message: str) -> None:
+        """Send a ``kind: :log`` event. ``level`` is one of ``debug info warning error``."""
+        if level not in _LOG_LEVELS:
+            raise ValueError(f"level must be one of {', '.join(_LOG_LEVELS)}, got {level!r}")
+        self._event("log", {"level": Atom(level), "message": message})
+
+    def checkpoint(self, best: Any) -> None:
+        """Keep ``best`` as the best result so far.
+
+        It is given to the client as ``context.best`` of the error when the work is cancelled, runs out of time or dies.
+        """
+        self.check()
+        self._outlet.checkpoint(best)
+
+    def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self.check()
+        self._outlet.event(atom_keys({"kind": Atom(kind), **fields}))
+
+    # -- asking the client ---------------------------------------------------------------------------------------
+
+    def call(self, name: Any, args: list[Any], *, timeout: float | None = None) -> Any:
+        """Run the client's function ``name`` with ``args`` and wait for what it returns.
+
+        May be called from many threads at once. Raises :class:`CallbackError` when the function fails or ``timeout``
+        (seconds) passes, and :class:`Stopped` when the request ends while waiting.
+        """
+        waiting = _Waiting()
+        with self._lock:
+            self._next_call += 1
+            call_id = self._next_call
+            self._waiting[call_id] = waiting
+        try:
+            self.check()
+            self._outlet.call(call_id, name, args)
+            if not waiting.done.wait(timeout):
+                raise CallbackError(f"the client's function {name} did not answer within {timeout} s")
+        finally:
+            with self._lock:
+                del self._waiting[call_id]
+        if waiting.stopped:
+            raise Stopped
+        return waiting.value(name)
+
+    def callback_result(self, call_id: int, result: Any) -> bool:
+        """Deliver the client's answer to a call; False when nobody waits for that id (it was answered or given up)."""
+        with self._lock:
+            waiting = self._waiting.get(call_id)
+        if waiting is None or waiting.done.is_set():
+            return False
+        waiting.result = check_callback_result(result)
+        waiting.done.set()
+        return True
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never below zero; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def stopped(self) -> bool:
+        """True once the request was cancelled, ran out of time, or its client went away."""
+        return self._stopped.is_set()
+
+    def check(self) -> None:
+        """Raise :class:`Stopped` if nobody waits for this work any more. Long loops call it now and then."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def stop(self) -> None:
+        """Mark the work as ended; whoever waits in :meth:`call` is woken with :class:`Stopped`."""
+        self._stopped.set()
+        with self._lock:
+            waiting = list(self._waiting.values())
+        for one in waiting:
+            one.stopped = True
+            one.done.set()
+
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Waiting:
+    """One call under way: an event, then what came."""
+
+    __slots__ = ("done", "result", "stopped")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.result: tuple[Any, Any] = (None, None)
+        self.stopped = False
+
+    def value(self, name: Any) -> Any:
+        tag, value = self.result
+        if tag is _OK:
+            return value
+        reason = value if isinstance(value, str) else repr(value)
+        raise CallbackError(f"the client's function {name} failed: {reason}", context={Atom("reason"): value})
+
+
+_OK, _ERROR = Atom("ok"), Atom("error")
+
+
+def check_callback_result(result: Any) -> tuple[Any, Any]:
+    """The ``{:ok, term}`` or ``{:error, term}`` of a callback's answer, or :class:`InvalidRequest`."""
+    if isinstance(result, tuple) and len(result) == 2 and result[0] in (_OK, _ERROR):
+        return result
+    raise InvalidRequest(f"payload.result: expected {{:ok, term}} or {{:error, term}}, got {result!r:.200}")
+
+
+def atom_keys(fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """The same map with its keys as atoms: how results for Elixir are written down.
+
+    >>> atom_keys({"status": "done"})
+    {Atom('status'): 'done'}
+    """
+    return {Atom(name): value for name, value in fields.items()}
