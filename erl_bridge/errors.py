@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class BridgeError(Exception):
     """Base of all errors with a place in the protocol.
 
-    ``message`` is a whole sentence for people. ``context`` is a map of terms for programs. ``retry_after_ms`` is how long
-    to wait before trying again, where somebody said so.
+    ``message`` is a whole sentence for people. ``context`` is a map of terms for programs. ``retry_after_ms`` is how
+    long to wait before trying again, where somebody said so.
     """
 
     error_type = "python_runtime_error"

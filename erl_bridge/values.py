@@ -27,7 +27,7 @@ class Value:
     AttributeError: Point is immutable
     """
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -38,7 +38,7 @@ class Value:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
-        return type(self)(**{**dict(zip(self.__slots__, self._fields())), **changes})
+        return type(self)(**{**dict(zip(self.__slots__, self._fields(), strict=True)), **changes})
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -55,8 +55,12 @@ class Value:
         return hash((type(self), self._fields()))
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={value!r}" for name, value in zip(self.__slots__, self._fields()))
+        inner = ", ".join(f"{name}={value!r}" for name, value in zip(self.__slots__, self._fields(), strict=True))
         return f"{type(self).__name__}({inner})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._fields()
+        return _rebuild, (type(self), dict(zip(self.__slots__, self._fields(), strict=True)))
+
+
+def _rebuild(kind: type[Value], fields: dict[str, Any]) -> Value:
+    return kind(**fields)

@@ -1,0 +1,74 @@
+"""The implementations of the codec, by name, and which of them is in use.
+
+A backend is two functions, ``encode`` and ``decode``, with the arguments of :func:`erl_bridge.etf.encode` and
+:func:`erl_bridge.etf.decode`. Everything above the codec works with any of them. The environment variable
+``ERL_BRIDGE_ETF`` forces one by its name.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+VARIABLE = "ERL_BRIDGE_ETF"
+
+
+class Backend(Value):
+    """An implementation of the codec: its name and its two functions."""
+
+    __slots__ = ("name", "encode", "decode")
+
+    name: str
+    encode: Callable[..., bytes]
+    decode: Callable[..., Any]
+
+    def __init__(self, name: str, encode: Callable[..., bytes], decode: Callable[..., Any]) -> None:
+        self._set(name=name, encode=encode, decode=decode)
+
+
+def names() -> list[str]:
+    """The names of all backends.
+
+    >>> "python" in names()
+    True
+    """
+    return list(_LOADERS)
+
+
+def load(name: str) -> Backend:
+    """The backend of that name. Raises ImportError, with the names there are, if there is none or it cannot be used.
+
+    >>> load("python").name
+    'python'
+    """
+    if name not in _LOADERS:
+        raise ImportError(f"there is no backend {name!r} of the codec; there are: {', '.join(_LOADERS)}")
+    return _LOADERS[name]()
+
+
+def chosen() -> Backend:
+    """The backend that the environment names, or else the best one."""
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return load(_BEST)
+    try:
+        return load(name)
+    except ImportError as error:
+        raise ImportError(f"{VARIABLE}={name}: {error}") from None
+
+
+def _load_python() -> Backend:
+    from .decoder import decode
+    from .encoder import encode
+
+    return Backend("python", encode, decode)
+
+
+_LOADERS: dict[str, Callable[[], Backend]] = {"python": _load_python}
+_BEST = "python"

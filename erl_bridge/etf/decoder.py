@@ -1,0 +1,556 @@
+"""From the external term format to Python values.
+
+How it works: one loop reads term after term and appends each to the list of the container that is being read. A
+container puts that list aside on a stack and begins one of its own; when it has all its terms it is closed, and what
+comes of it is appended to the list before. Nothing recurses, a position moves through the bytes, and no tail is ever
+copied. The commonest leaves are read in the loop itself, the others by the table ``_LEAVES`` (tag to reader);
+containers are opened by the table ``_CONTAINERS``, which also says what closes them.
+
+Rule of this file: bytes from a peer do no harm. Every count is compared with the bytes that are left before anything is
+made, every limit is checked while reading, and all that can be wrong is a :class:`~erl_bridge.etf.DecodeError`.
+
+Source of the format: "External Term Format" in the ERTS user's guide. What is refused is what ``binary_to_term/1`` of
+OTP 25 refuses, and some things besides that no BEAM writes: bytes after the term (also after or inside a compressed
+one), a fun whose size is not the size it states, and a fun whose creator is no pid.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+
+from .. import terms
+from ..terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference
+from . import tags
+from .errors import DecodeError
+from .limits import DEFAULT, Limits
+from .maps import BadMap, is_plain_key, make_map
+from .structs import STRUCT, from_fields
+from .tags import BINARY, LIST, MAP, NEW_FLOAT, NIL, SMALL_INTEGER, SMALL_TUPLE, STRING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, NoReturn, TypeAlias
+
+    Read: TypeAlias = tuple[Any, int]  # a term and the position behind it
+    Close: TypeAlias = Callable[["_Decoder", list[Any], int], Read]
+    Opened: TypeAlias = tuple[int, int, Close]  # how many terms it holds, where they begin, what makes it of them
+
+_u16 = Struct(">H").unpack_from
+_u32 = Struct(">I").unpack_from
+_i32 = Struct(">i").unpack_from
+_u64 = Struct(">Q").unpack_from
+_double = Struct(">d").unpack_from
+
+
+def decode(
+    data: bytes | bytearray | memoryview,
+    *,
+    limits: Limits = DEFAULT,
+    binaries: Literal["auto", "bytes"] = "auto",
+    structs: bool = True,
+    atoms: set[Atom] | None = None,
+) -> Any:
+    """The term in ``data``, which must begin with the version byte and end with the term.
+
+    ``binaries``: ``"auto"`` makes a ``str`` of a binary that is valid UTF-8 and ``bytes`` of any other, ``"bytes"``
+    makes ``bytes`` of all. ``structs``: whether Elixir's structs become Python's dates, sets, ranges and decimals.
+    ``atoms``: a set to which every atom in the term is added, wherever in it, if the term is good.
+
+    Raises :class:`~erl_bridge.etf.DecodeError`, with the offset, for bytes that are no term and for a term past a
+    limit; TypeError for what is not bytes.
+
+    >>> decode(bytes.fromhex("8374000000016d00000001616c00000003610146400400000000000077036e696c6a"))
+    {'a': [1, 2.5, None]}
+    >>> decode(b"\\x83m\\x00\\x00\\x00\\x05abc")
+    Traceback (most recent call last):
+    erl_bridge.etf.errors.DecodeError: cannot decode byte 1: expected the whole of a BINARY_EXT, got only 8 bytes of it
+    """
+    if binaries not in ("auto", "bytes"):
+        raise ValueError(f"binaries is 'auto' or 'bytes', not {binaries!r}")
+    view = data if type(data) is bytes else memoryview(data).cast("B")
+    if len(view) > limits.max_size:
+        raise DecodeError(limits.max_size, f"at most {limits.max_size} bytes (max_size)", f"{len(view)}")
+    if not len(view) or view[0] != tags.VERSION:
+        raise DecodeError(0, f"the version byte {tags.VERSION}", str(view[0]) if len(view) else "no bytes at all")
+    decoder = _Decoder(bytes(view), limits, binaries == "auto", structs, None if atoms is None else set())
+    term = decoder.read()
+    if atoms is not None and decoder.atoms is not None:
+        atoms.update(atom for atom in decoder.atoms if type(atom) is Atom)
+    return term
+
+
+class _Decoder:
+    """The bytes, what is wanted of them, and how much of the limits is used up."""
+
+    __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "start", "structs", "texts")
+
+    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool, atoms: set[terms.Name] | None) -> None:
+        self.data = data
+        self.limits = limits
+        self.texts = texts
+        self.structs = structs
+        self.atoms = atoms
+        self.count = 1  # terms in all
+        self.funs = 0  # funs that are being read, one within the other
+        self.start = 1
+        self.inflated = data[1:2] == _COMPRESSED
+        if self.inflated:
+            self.data, self.start = _inflate(data, limits), 0
+
+    def read(self) -> Any:
+        """The term, or a DecodeError."""
+        data, texts, pos = self.data, self.texts, self.start
+        end = len(data)
+        stack: list[tuple[list[Any], int, Close]] = []
+        out: list[Any] = []  # the terms of the container that is being read; at first, the one term that there is
+        left = 1
+        close: Close = _close_root
+        try:
+            while True:
+                while left:
+                    tag = data[pos]
+                    if tag == BINARY:
+                        start = pos + 5
+                        stop = start + _u32(data, pos + 1)[0]
+                        if stop > end:
+                            raise self.cut(pos)
+                        out.append(_text(data[start:stop]) if texts else data[start:stop])
+                        pos = stop
+                    elif tag == SMALL_INTEGER:
+                        out.append(data[pos + 1])
+                        pos += 2
+                    elif tag == NEW_FLOAT:
+                        number = _double(data, pos + 1)[0]
+                        if number - number != 0.0:  # it is so for infinity and NaN
+                            raise self.bad(pos, "a finite float", str(number))
+                        out.append(number)
+                        pos += 9
+                    elif tag in _CONTAINERS:
+                        count, start, closing = _CONTAINERS[tag](self, pos)
+                        if count:
+                            self.check(count, pos, start, len(stack))
+                            stack.append((out, left - 1, close))
+                            out, left, close, pos = [], count, closing, start
+                            continue
+                        pos = start
+                        if tag == LIST:
+                            continue  # a list of no terms is its tail
+                        out.append({} if tag == MAP else ())
+                    else:
+                        term, pos = _LEAVES[tag](self, pos)
+                        out.append(term)
+                    left -= 1
+                if close is _close_list and data[pos] != NIL:
+                    left, pos, close = self.tail(out, pos)
+                    continue
+                term, pos = close(self, out, pos)
+                if not stack:
+                    break
+                out, left, close = stack.pop()
+                out.append(term)
+                if left & 1 and close is _close_map and not is_plain_key(term):
+                    close = _close_odd_map
+        except (IndexError, StructError):
+            raise self.cut(pos) from None
+        if pos != end:
+            raise self.bad(pos, "the term to be all there is", f"{end - pos} more bytes")
+        return term
+
+    def tail(self, out: list[Any], pos: int) -> tuple[int, int, Close]:
+        """What is to be read of a list that does not end in NIL_EXT: how many terms, where, and what closes it then."""
+        if self.data[pos] == LIST:
+            (count,) = _u32(self.data, pos + 1)
+            self.check(count, pos, pos + 5, 0)
+            return count, pos + 5, _close_list
+        if self.data[pos] == STRING:
+            items, pos = _string(self, pos)
+            out.extend(items)
+            return 0, pos, _close_finished_list
+        self.check(1, pos, pos, 0)
+        return 1, pos, _close_improper_list
+
+    def check(self, count: int, pos: int, start: int, depth: int) -> None:
+        """Refuses a container of ``count`` terms from ``start`` on that cannot be there or is past a limit."""
+        if count > len(self.data) - start:
+            raise self.bad(pos, f"{count} terms in a {_name(self.data[pos])}", f"{len(self.data) - start} bytes")
+        if depth >= self.limits.max_depth:
+            most = self.limits.max_depth
+            raise self.bad(pos, f"at most {most} containers within one another (max_depth)", "one more")
+        self.add(count, pos)
+
+    def add(self, count: int, pos: int) -> None:
+        """Counts terms."""
+        self.count += count
+        if self.count > self.limits.max_terms:
+            raise self.bad(pos, f"at most {self.limits.max_terms} terms (max_terms)", f"at least {self.count}")
+
+    def bad(self, pos: int, expected: str, got: str) -> DecodeError:
+        """The error for what begins at ``pos``."""
+        return DecodeError(pos, expected, got, inflated=self.inflated)
+
+    def cut(self, pos: int) -> DecodeError:
+        """The error for a term that begins at ``pos`` and of which not everything is there."""
+        left = len(self.data) - pos
+        if left <= 0:
+            return self.bad(len(self.data), "a term", "the end of the data")
+        return self.bad(pos, f"the whole of a {_name(self.data[pos])}", f"only {left} bytes of it")
+
+
+_COMPRESSED = bytes((tags.COMPRESSED,))
+
+
+def _inflate(data: bytes, limits: Limits) -> bytes:
+    import zlib
+
+    if len(data) < 6:
+        raise DecodeError(1, "the size of a compressed term in 4 bytes", f"{len(data) - 2}")
+    (size,) = _u32(data, 2)
+    if size > limits.max_inflated:
+        raise DecodeError(2, f"at most {limits.max_inflated} bytes when inflated (max_inflated)", f"{size}")
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(memoryview(data)[6:], size + 1)  # one more than stated, to see whether it lied
+    except zlib.error as error:
+        raise DecodeError(6, "zlib data", str(error)) from None
+    if len(inflated) > size:
+        raise DecodeError(2, f"the {size} bytes that are stated", "more when inflating")
+    if not stream.eof:
+        raise DecodeError(6, f"zlib data of {size} bytes", f"data that ends after {len(inflated)}")
+    if len(inflated) < size:
+        raise DecodeError(2, f"the {size} bytes that are stated", f"{len(inflated)} after inflating")
+    rest = len(stream.unused_data)
+    if rest:
+        raise DecodeError(len(data) - rest, "the end of the data", f"{rest} more bytes")
+    return inflated
+
+
+def _name(tag: int) -> str:
+    return tags.NAMES.get(tag, f"tag {tag}")
+
+
+# -- leaves: where one begins, to its value and where it ends --------------------------------------------------
+
+
+def _text(binary: bytes) -> str | bytes:
+    try:
+        return binary.decode()
+    except UnicodeDecodeError:
+        return binary
+
+
+def _stop(decoder: _Decoder, pos: int, start: int, size: int) -> int:
+    """Where ``size`` bytes from ``start`` on end, if they are all there."""
+    stop = start + size
+    if stop > len(decoder.data):
+        raise decoder.cut(pos)
+    return stop
+
+
+def _integer(decoder: _Decoder, pos: int) -> Read:
+    return _i32(decoder.data, pos + 1)[0], pos + 5
+
+
+def _small_big(decoder: _Decoder, pos: int) -> Read:
+    return _big(decoder, pos, pos + 2, decoder.data[pos + 1])
+
+
+def _large_big(decoder: _Decoder, pos: int) -> Read:
+    return _big(decoder, pos, pos + 5, _u32(decoder.data, pos + 1)[0])
+
+
+def _big(decoder: _Decoder, pos: int, start: int, size: int) -> Read:
+    if size > tags.MAX_BIG_BYTES:
+        raise decoder.bad(pos, f"an integer of at most {tags.MAX_BIG_BYTES} bytes", f"one of {size}")
+    sign, stop = decoder.data[start], _stop(decoder, pos, start + 1, size)
+    magnitude = int.from_bytes(decoder.data[start + 1 : stop], "little")
+    return -magnitude if sign else magnitude, stop
+
+
+def _float(decoder: _Decoder, pos: int) -> Read:
+    """The old form: 31 characters as C's ``printf("%.20e")`` writes them, filled up with zeros."""
+    import re
+
+    stop = _stop(decoder, pos, pos + 1, 31)
+    written = decoder.data[pos + 1 : stop].partition(b"\0")[0].replace(b",", b".")
+    if not re.fullmatch(rb"[+-]?[0-9]+\.[0-9]+([eE][+-]?[0-9]+)?", written):
+        raise decoder.bad(pos, "a float in decimal digits", repr(written)[1:])
+    value = float(written)
+    if value - value != 0.0:
+        raise decoder.bad(pos, "a finite float", repr(written)[1:])
+    return value, stop
+
+
+def _nil(_: _Decoder, pos: int) -> Read:
+    return [], pos + 1
+
+
+def _string(decoder: _Decoder, pos: int) -> tuple[list[int], int]:
+    (size,) = _u16(decoder.data, pos + 1)
+    stop = _stop(decoder, pos, pos + 3, size)
+    decoder.add(size, pos)
+    return list(decoder.data[pos + 3 : stop]), stop
+
+
+def _bit_binary(decoder: _Decoder, pos: int) -> Read:
+    (size,), bits = _u32(decoder.data, pos + 1), decoder.data[pos + 5]
+    stop = _stop(decoder, pos, pos + 6, size)
+    binary = decoder.data[pos + 6 : stop]
+    if bits > 8 or bool(bits) != bool(size):
+        raise decoder.bad(pos, "1 to 8 bits in the last of 1 or more bytes", f"{bits} bits in the last of {size} bytes")
+    if 1 <= bits <= 7:
+        return BitString(binary, bits), stop
+    return _text(binary) if decoder.texts else binary, stop
+
+
+class _Known(dict[bytes, "terms.Name"]):
+    """The atoms that were met lately, by their bytes. Bounded, since it keeps them alive."""
+
+    most = 2048
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+
+    def __missing__(self, data: bytes) -> terms.Name:
+        name = data.decode(self.encoding)
+        atom = terms.CONSTANTS[name] if name in terms.CONSTANTS else Atom(name)
+        if len(self) >= self.most:
+            self.clear()
+        self[data] = atom
+        return atom
+
+
+def _atom_reader(known: _Known, *, small: bool) -> Callable[[_Decoder, int], Read]:
+    def read_atom(decoder: _Decoder, pos: int) -> Read:
+        data = decoder.data
+        start, size = (pos + 2, data[pos + 1]) if small else (pos + 3, _u16(data, pos + 1)[0])
+        stop = start + size
+        if stop > len(data):
+            raise decoder.cut(pos)
+        try:
+            atom = known[data[start:stop]]
+        except UnicodeDecodeError:
+            raise decoder.bad(pos, "an atom in valid UTF-8", repr(data[start:stop])[1:]) from None
+        except ValueError as error:
+            raise decoder.bad(pos, "an atom", str(error)) from None
+        if decoder.atoms is not None:
+            decoder.atoms.add(atom)
+        return atom, stop
+
+    return read_atom
+
+
+_LATIN_1, _UTF_8 = _Known("latin-1"), _Known("utf-8")
+_ATOMS = {
+    tags.ATOM: _atom_reader(_LATIN_1, small=False),
+    tags.SMALL_ATOM: _atom_reader(_LATIN_1, small=True),
+    tags.ATOM_UTF8: _atom_reader(_UTF_8, small=False),
+    tags.SMALL_ATOM_UTF8: _atom_reader(_UTF_8, small=True),
+}
+
+
+def _atom(decoder: _Decoder, pos: int) -> Read:
+    """An atom where there must be one."""
+    read_atom = _ATOMS.get(decoder.data[pos])
+    if read_atom is None:
+        raise decoder.bad(pos, "an atom", _name(decoder.data[pos]))
+    return read_atom(decoder, pos)
+
+
+_MAX_OLD_CREATION = 3  # the tags of before OTP 23 have two bits for it, and 18 for the first word of a reference
+_MAX_OLD_REFERENCE = 0x3FFFF
+
+
+def _creation(decoder: _Decoder, pos: int, *, old: bool) -> tuple[int, int]:
+    if not old:
+        return _u32(decoder.data, pos)[0], pos + 4
+    creation = decoder.data[pos]
+    if creation > _MAX_OLD_CREATION:
+        raise decoder.bad(pos, f"a creation of at most {_MAX_OLD_CREATION} in a tag of this age", f"{creation}")
+    return creation, pos + 1
+
+
+def _pid(decoder: _Decoder, pos: int) -> Read:
+    node, at = _atom(decoder, pos + 1)
+    (id_,), (serial,) = _u32(decoder.data, at), _u32(decoder.data, at + 4)
+    creation, stop = _creation(decoder, at + 8, old=decoder.data[pos] == tags.PID)
+    return Pid(node, id_, serial, creation), stop
+
+
+def _port(decoder: _Decoder, pos: int) -> Read:
+    node, at = _atom(decoder, pos + 1)
+    wide = decoder.data[pos] == tags.V4_PORT
+    (id_,) = _u64(decoder.data, at) if wide else _u32(decoder.data, at)
+    creation, stop = _creation(decoder, at + (8 if wide else 4), old=decoder.data[pos] == tags.PORT)
+    return Port(node, id_, creation), stop
+
+
+def _reference(decoder: _Decoder, pos: int) -> Read:
+    """REFERENCE_EXT, the oldest: one word, and the creation after it."""
+    node, at = _atom(decoder, pos + 1)
+    (word,) = _u32(decoder.data, at)
+    creation, stop = _creation(decoder, at + 4, old=True)
+    return Reference(node, creation, _words(decoder, pos, (word,), old=True)), stop
+
+
+def _newer_reference(decoder: _Decoder, pos: int) -> Read:
+    (size,) = _u16(decoder.data, pos + 1)
+    if size > terms.MAX_REFERENCE_WORDS:
+        raise decoder.bad(pos, f"a reference of at most {terms.MAX_REFERENCE_WORDS} words", f"one of {size}")
+    old = decoder.data[pos] == tags.NEW_REFERENCE
+    node, at = _atom(decoder, pos + 3)
+    creation, at = _creation(decoder, at, old=old)
+    words = tuple(_u32(decoder.data, at + 4 * index)[0] for index in range(size))
+    return Reference(node, creation, _words(decoder, pos, words, old=old)), at + 4 * size
+
+
+def _words(decoder: _Decoder, pos: int, words: tuple[int, ...], *, old: bool) -> tuple[int, ...]:
+    if old and words and words[0] > _MAX_OLD_REFERENCE:
+        raise decoder.bad(pos, "a first word of at most 18 bits in a reference of this age", f"{words[0]}")
+    return words
+
+
+def _export(decoder: _Decoder, pos: int) -> Read:
+    module, at = _atom(decoder, pos + 1)
+    function, at = _atom(decoder, at)
+    if decoder.data[at] not in _INTEGERS:
+        raise decoder.bad(at, "an integer as the arity of an export", _name(decoder.data[at]))
+    arity, stop = _INTEGERS[decoder.data[at]](decoder, at)
+    if not 0 <= arity <= terms.MAX_SMALL:
+        raise decoder.bad(
+            at, f"an arity from 0 to {terms.MAX_SMALL}", "a negative one" if arity < 0 else "a greater one"
+        )
+    return Export(module, function, arity), stop
+
+
+def _small_integer(decoder: _Decoder, pos: int) -> Read:
+    return decoder.data[pos + 1], pos + 2
+
+
+def _unknown(decoder: _Decoder, pos: int) -> NoReturn:
+    raise decoder.bad(pos, "a tag of the external term format", f"{decoder.data[pos]}")
+
+
+_INTEGERS = {
+    tags.SMALL_INTEGER: _small_integer,
+    tags.INTEGER: _integer,
+    tags.SMALL_BIG: _small_big,
+    tags.LARGE_BIG: _large_big,
+}
+_READERS: dict[int, Callable[[_Decoder, int], Read]] = {
+    **_INTEGERS,
+    **_ATOMS,
+    tags.FLOAT: _float,
+    tags.NIL: _nil,
+    tags.STRING: _string,
+    tags.BIT_BINARY: _bit_binary,
+    tags.PID: _pid,
+    tags.NEW_PID: _pid,
+    tags.PORT: _port,
+    tags.NEW_PORT: _port,
+    tags.V4_PORT: _port,
+    tags.REFERENCE: _reference,
+    tags.NEW_REFERENCE: _newer_reference,
+    tags.NEWER_REFERENCE: _newer_reference,
+    tags.EXPORT: _export,
+}
+_LEAVES = [_READERS.get(tag, _unknown) for tag in range(256)]
+
+
+# -- containers: opened where they begin, closed when all their terms are read ---------------------------------
+
+
+def _open_small_tuple(decoder: _Decoder, pos: int) -> Opened:
+    return decoder.data[pos + 1], pos + 2, _close_tuple
+
+
+def _open_large_tuple(decoder: _Decoder, pos: int) -> Opened:
+    return _u32(decoder.data, pos + 1)[0], pos + 5, _close_tuple
+
+
+def _open_list(decoder: _Decoder, pos: int) -> Opened:
+    return _u32(decoder.data, pos + 1)[0], pos + 5, _close_list
+
+
+def _open_map(decoder: _Decoder, pos: int) -> Opened:
+    return 2 * _u32(decoder.data, pos + 1)[0], pos + 5, _close_map
+
+
+_FUN_HEAD = 30  # tag, size, arity, unique, index, number of free variables
+_FUN_TERMS = 4  # module, old index, old unique, creator
+_MAX_FREE = 255
+
+
+def _open_fun(decoder: _Decoder, pos: int) -> Opened:
+    (free,) = _u32(decoder.data, pos + _FUN_HEAD - 4)
+    if free > _MAX_FREE:
+        raise decoder.bad(pos, f"a fun with at most {_MAX_FREE} free variables", f"one with {free}")
+    decoder.funs += 1
+    return _FUN_TERMS + free, pos + _FUN_HEAD, lambda decoder, out, stop: (_fun(decoder, out, pos, stop), stop)
+
+
+def _fun(decoder: _Decoder, out: list[Any], pos: int, stop: int) -> Fun:
+    module, old_index, old_unique, creator = out[:_FUN_TERMS]
+    if not (isinstance(module, (Atom, bool)) or module is None):
+        raise decoder.bad(pos, "a fun whose module is an atom", type(module).__name__)
+    if not (type(old_index) is type(old_unique) is int and type(creator) is Pid):
+        raise decoder.bad(pos, "a fun with two integers and a pid", "other terms")
+    (size,), (index,) = _u32(decoder.data, pos + 1), _u32(decoder.data, pos + 22)
+    if size != stop - pos - 1:
+        raise decoder.bad(pos, f"a fun of the {size} bytes that are stated", f"one of {stop - pos - 1}")
+    try:
+        sameness = terms.identity((module, index, old_unique & 0xFFFFFFFF, tuple(out[_FUN_TERMS:])))
+    except ValueError as error:
+        raise decoder.bad(pos, "a fun that can be compared", str(error)) from None
+    decoder.funs -= 1
+    data = b"" if decoder.funs else decoder.data[pos:stop]  # the outermost keeps the bytes of all
+    return Fun(module, decoder.data[pos + 5], index, old_unique, data, sameness)
+
+
+def _close_root(_: _Decoder, out: list[Any], pos: int) -> Read:
+    return out[0], pos
+
+
+def _close_tuple(_: _Decoder, out: list[Any], pos: int) -> Read:
+    return tuple(out), pos
+
+
+def _close_list(_: _Decoder, out: list[Any], pos: int) -> Read:
+    return out, pos + 1
+
+
+def _close_finished_list(_: _Decoder, out: list[Any], pos: int) -> Read:
+    return out, pos
+
+
+def _close_improper_list(_: _Decoder, out: list[Any], pos: int) -> Read:
+    tail = out.pop()
+    return ImproperList(out, tail), pos
+
+
+def _close_map(decoder: _Decoder, out: list[Any], pos: int) -> Read:
+    return _map(decoder, out, pos, plain=True), pos
+
+
+def _close_odd_map(decoder: _Decoder, out: list[Any], pos: int) -> Read:
+    return _map(decoder, out, pos, plain=False), pos
+
+
+def _map(decoder: _Decoder, out: list[Any], pos: int, *, plain: bool) -> Any:
+    try:
+        made = make_map(out, decoder.limits.max_collisions, plain=plain)
+    except BadMap as bad:
+        raise decoder.bad(pos, bad.expected, f"{bad.got}, which ends here") from None
+    if decoder.structs and type(made) is dict and STRUCT in made:
+        return from_fields(made)
+    return made
+
+
+_CONTAINERS: dict[int, Callable[[_Decoder, int], Opened]] = {
+    SMALL_TUPLE: _open_small_tuple,
+    tags.LARGE_TUPLE: _open_large_tuple,
+    LIST: _open_list,
+    MAP: _open_map,
+    tags.NEW_FUN: _open_fun,
+}
