@@ -11,6 +11,7 @@ import time
 
 from .errors import CallbackError, InvalidRequest, Stopped
 from .terms import Atom
+from .vocabulary import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class Context:
     """The request a handler works for.
 
-    ``message_id`` and ``metadata`` are as the client sent them; ``deadline`` is a ``time.monotonic()`` value or ``None``.
+    ``message_id`` and ``metadata`` are as the client sent them; ``deadline`` is a ``time.monotonic()`` value or
+    ``None``.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Context:
 
     def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
         self.check()
-        self._outlet.event(atom_keys({"kind": Atom(kind), **fields}))
+        self._outlet.event({_KIND: Atom(kind), **named(fields)})
 
     # -- asking the client ---------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class _Waiting:
         raise CallbackError(f"the client's function {name} failed: {reason}", context={Atom("reason"): value})
 
 
-_OK, _ERROR = Atom("ok"), Atom("error")
+_OK, _ERROR, _KIND = Atom("ok"), Atom("error"), Atom("kind")
 
 
 def check_callback_result(result: Any) -> tuple[Any, Any]:

@@ -1,0 +1,130 @@
+"""The command line: arguments, then a transport and a dispatcher joined together, then the exit status.
+
+Rule of this file: between the start of the process and ``:hello`` nothing is imported that takes long; see
+``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .arguments import Option, UsageError, parse, usage
+from .framing import MAX_FRAME
+from .transports.port import PortTransport, claim_fds, claim_stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process.
+
+    The status is 0 after an orderly end, 1 when the application cannot be loaded, 2 for wrong arguments and 130 after
+    Ctrl-C.
+    """
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # not sys.exit: that waits for threads, and one of them may be stuck
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: erl_bridge COMMAND [options]\n\n  port    " + _COMMANDS["port"][1])
+        return 0
+    if name not in _COMMANDS:
+        print(f"erl_bridge: there is no command {name}; there is {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    run, what, options = _COMMANDS[name]
+    if "-h" in rest or "--help" in rest:
+        print(usage(f"erl_bridge {name}", what, options))
+        return 0
+    try:
+        values = parse(rest, options)
+    except UsageError as error:
+        print(f"erl_bridge {name}: {error}", file=sys.stderr)
+        return 2
+    return run(**values)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _two_fds(text: str) -> tuple[int, int]:
+    fd_in, fd_out = (int(part) for part in text.split(","))
+    return fd_in, fd_out
+
+
+def serve_port(
+    app: str,
+    fds: tuple[int, int] | None,
+    no_dspy: bool,
+    no_preload: bool,
+    max_frame: int,
+    max_in_flight: int,
+    max_threads: int,
+    max_jobs: int,
+    job_memory: int,
+) -> int:
+    """Serve the client of a Port until its input ends or it says ``:shutdown``; returns the exit status."""
+    try:
+        descriptors = claim_fds(*fds) if fds else claim_stdio()
+    except OSError as error:
+        print(f"erl_bridge port: --fds: descriptors {fds} are not open: {error}", file=sys.stderr)
+        return 2
+    # Only now, with stdout out of reach, is anything imported that might print.
+    from .app import Bridge, load, table
+    from .dispatch import Capacity, Dispatcher
+    from .handlers import builtin, system
+    from .jobs.runner import JobRunner
+    from .session import Session
+    from .timers import Timers
+    from .transports.base import serve
+
+    try:
+        users = load(app) if app else Bridge()
+        handlers = table(builtin(dspy=not no_dspy), users)
+    except Exception as error:
+        print(f"erl_bridge port: --app: cannot load {app}: {error!r}", file=sys.stderr)
+        return 1
+    timers = Timers()
+    capacity = Capacity(max_in_flight, max_threads, max_jobs)
+    has_jobs = any(handler.run == "job" for handler in users)
+    jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
+    transport = PortTransport(*descriptors)
+    dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=transport.interrupt)
+    hello = system.hello(handlers, capacity, max_frame)
+    ready: Callable[[], object] = (lambda: None) if no_preload or no_dspy else jobs.start
+    try:
+        serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready)
+    finally:
+        dispatcher.close()
+    return 0
+
+
+_PORT_OPTIONS = [
+    Option("--app", "serve the handlers of this erl_bridge.Bridge too", "MODULE:NAME", str, ""),
+    Option("--fds", "speak over these descriptors (3,4 for nouse_stdio), not over stdio", "IN,OUT", _two_fds),
+    Option("--no-dspy", "serve only the application's handlers, without DSPy"),
+    Option("--no-preload", "start the process that imports dspy with the first job, not at once"),
+    Option("--max-frame", "bytes of the largest frame that is read", "BYTES", _positive, MAX_FRAME),
+    Option("--max-in-flight", "requests in flight", "N", _positive, 1000),
+    Option("--max-threads", "handlers that run in threads at once", "N", _positive, 32),
+    Option("--max-jobs", "job processes at once", "N", _positive, 8),
+    Option("--job-memory", "memory that a job may take beyond the template's, 0 for no limit", "BYTES", _positive, 0),
+]
+
+_COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
+    "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
+}

@@ -1,0 +1,362 @@
+"""From a request to its answer: finds the handler, runs it where it says, and sees to it that there is one answer.
+
+Rule of this file: every request gets exactly one final reply, and every event of it goes out before. This is the one
+place that catches whatever a handler raises.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .context import Context
+from .error_map import from_exception
+from .errors import BridgeError, DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled, Stopped, UnknownRequest
+from .lanes import Lane
+from .messages import Call, Event, Failure, Reply, Request
+from .refusals import show
+from .terms import Atom, identity
+from .timers import Timer, Timers
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Set
+    from typing import Any, Protocol
+
+    from .app import Handler
+    from .wire.port import Message
+
+    class Send(Protocol):
+        """How a client is told something; may be called from any thread."""
+
+        def __call__(self, message: Message, atoms: Set[Atom]) -> None: ...
+
+    class Jobs(Protocol):
+        """Runs a handler in a process of its own; see :class:`erl_bridge.jobs.runner.JobRunner`."""
+
+        def run(self, work: Work) -> Any: ...
+
+        def close(self) -> None: ...
+
+
+class Capacity(Value):
+    """How much is done at once: requests in flight, threads for handlers, job processes."""
+
+    __slots__ = ("max_in_flight", "max_threads", "max_jobs")
+    max_in_flight: int
+    max_threads: int
+    max_jobs: int
+
+    def __init__(self, max_in_flight: int = 1000, max_threads: int = 32, max_jobs: int = 8) -> None:
+        self._set(max_in_flight=max_in_flight, max_threads=max_threads, max_jobs=max_jobs)
+
+
+class Work:
+    """One request in flight. It is the outlet of its context: see :class:`erl_bridge.context.Outlet`."""
+
+    def __init__(self, client: Client, request: Request, handler: Handler) -> None:
+        self.client = client
+        self.request = request
+        self.handler = handler
+        self.deadline = None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
+        self.best: Any = None
+        self._lock = threading.RLock()
+        self._finished = False
+        self._calls: dict[int, int] = {}
+        self._expiry: Timer | None = None
+        self._stop: Callable[[], None] | None = None
+        self._answer: Callable[[int, Any], bool] | None = None
+
+    def expire_with(self, timers: Timers) -> None:
+        """Have the work ended at its deadline, if it has one."""
+        if self.deadline is not None:
+            self._expiry = timers.call_at(self.deadline, self._expire)
+
+    def _expire(self) -> None:
+        timeout_ms = self.request.timeout_ms
+        self.abort(
+            DeadlineExceeded(f"not done within {timeout_ms} ms, so it was stopped", context={_TIMEOUT: timeout_ms})
+        )
+
+    # -- while it runs -------------------------------------------------------------------------------------------
+
+    def attach(self, *, stop: Callable[[], None], answer: Callable[[int, Any], bool]) -> None:
+        """Say how to stop what does the work, and where the client's answers to its calls go."""
+        with self._lock:
+            self._stop, self._answer = stop, answer
+            if not self._finished:
+                return
+        stop()
+
+    def detach(self) -> bool:
+        """Say that what did the work has done it and is not to be stopped any more; False when that came too late."""
+        with self._lock:
+            self._stop = self._answer = None
+            return not self._finished
+
+    def event(self, event: dict[Any, Any]) -> None:
+        """Send an event. Raises :class:`Stopped` when the request has been answered."""
+        self._send(Event(self.request.message_id, event))
+
+    def call(self, call_id: int, name: Any, args: list[Any]) -> None:
+        """Ask the client to run a function. Raises :class:`Stopped` when the request has been answered."""
+        if self.handler.run == "inline":
+            raise RuntimeError('an inline handler cannot wait for the client; register it with run="thread"')
+        public_id = self.client.new_call(self, call_id)
+        self._calls[public_id] = call_id
+        self._send(Call(public_id, self.request.message_id, name, args))
+
+    def checkpoint(self, best: Any) -> None:
+        """Keep the best result so far."""
+        self.best = best
+
+    def answer(self, call_id: int, result: Any) -> bool:
+        """Deliver the client's answer to a call; False when nobody waits for it."""
+        answer = self._answer
+        return answer is not None and answer(call_id, result)
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            if self._finished:
+                raise Stopped
+            self.client.send(message, self.request.atoms)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """True once the final reply is out."""
+        return self._finished
+
+    def finish(self, message: Reply | Failure) -> bool:
+        """Send the final reply; False when there was one already."""
+        with self._lock:
+            if self._finished:
+                return False
+            self._finished = True
+            if self._expiry is not None:
+                self._expiry.cancel()
+            try:
+                self.client.send(message, self.request.atoms)
+            finally:
+                self.client.forget(self, list(self._calls))
+        return True
+
+    def abort(self, error: BridgeError) -> bool:
+        """End the work from outside with ``error``, which gets the best result so far; False when it had ended."""
+        if self.best is not None:
+            error.context[_BEST] = self.best
+        if not self.finish(Failure(self.request.message_id, error)):
+            return False
+        stop = self._stop
+        if stop is not None:
+            stop()
+        return True
+
+
+_BEST, _TIMEOUT = Atom("best"), Atom("timeout_ms")
+
+
+class Client:
+    """One client of the dispatcher: its requests in flight, and how to tell it something."""
+
+    def __init__(self, dispatcher: Dispatcher, send: Send) -> None:
+        self.dispatcher = dispatcher
+        self.send = send
+        self._lock = threading.Lock()
+        self._in_flight: dict[Hashable, Work] = {}
+        self._calls: dict[int, tuple[Work, int]] = {}
+        self._last_call = 0
+
+    def handle(self, request: Request) -> Reply | Failure | None:
+        """Begin a request. What can be answered at once is returned, everything else is sent when it is done."""
+        try:
+            handler = self.dispatcher.find(request)
+            if self._in_flight and identity(request.message_id) in self._in_flight:
+                raise InvalidRequest(f"message_id {show(request.message_id)} is in flight already; use another one")
+            if handler.run == "control":
+                answer: Reply | None = handler.resolve()(self, request)
+                return answer
+            return self.dispatcher.begin(self, Work(self, request, handler))
+        except BaseException as error:
+            return Failure(request.message_id, from_exception(error))
+
+    def close(self) -> None:
+        """The client is gone: everything it asked for ends, and nothing more is sent to it."""
+        for work in self.works():
+            work.abort(RequestCancelled("the client went away"))
+
+    def works(self) -> list[Work]:
+        """What is in flight."""
+        with self._lock:
+            return list(self._in_flight.values())
+
+    # -- requests in flight --------------------------------------------------------------------------------------
+
+    def remember(self, work: Work) -> None:
+        """Note a request as in flight."""
+        with self._lock:
+            self._in_flight[identity(work.request.message_id)] = work
+
+    def forget(self, work: Work, calls: list[int]) -> None:
+        """Note a request as answered, and the calls it still waits for as given up."""
+        with self._lock:
+            self._in_flight.pop(identity(work.request.message_id), None)
+            for call_id in calls:
+                self._calls.pop(call_id, None)
+        self.dispatcher.ended()
+
+    def cancel(self, message_id: Any) -> bool:
+        """End the request of that id; False when there is none."""
+        with self._lock:
+            work = self._in_flight.get(identity(message_id))
+        return work is not None and work.abort(RequestCancelled("the request was cancelled by the client"))
+
+    # -- calls to the client -------------------------------------------------------------------------------------
+
+    def new_call(self, work: Work, call_id: int) -> int:
+        """A number, new on this connection, for the call that ``work`` knows as ``call_id``."""
+        with self._lock:
+            self._last_call += 1
+            self._calls[self._last_call] = (work, call_id)
+            return self._last_call
+
+    def callback_result(self, call_id: Any, result: Any) -> bool:
+        """Pass on what the client's function returned; False when nobody waits for it any more."""
+        with self._lock:
+            found = self._calls.pop(call_id, None) if isinstance(call_id, int) else None
+        return found is not None and found[0].answer(found[1], result)
+
+
+class Dispatcher:
+    """The handlers, and the threads and processes they run in. One serves all transports of a process."""
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        jobs: Jobs,
+        timers: Timers,
+        capacity: Capacity | None = None,
+        on_shutdown: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.handlers = handlers
+        self.capacity = capacity or Capacity()
+        self.started = time.monotonic()
+        self.draining = False
+        self._jobs = jobs
+        self._timers = timers
+        self._on_shutdown = on_shutdown
+        self._in_flight = 0
+        self._changed = threading.Condition()
+        self._clients: list[Client] = []
+        self._lanes = {"thread": Lane("thread", self.capacity.max_threads), "job": Lane("job", self.capacity.max_jobs)}
+
+    def connect(self, send: Send) -> Client:
+        """Take a new client, which is told things through ``send``."""
+        client = Client(self, send)
+        self._clients.append(client)
+        return client
+
+    def disconnect(self, client: Client) -> None:
+        """End what a client asked for and forget it."""
+        self._clients.remove(client)
+        client.close()
+
+    def find(self, request: Request) -> Handler:
+        """The handler of a request. Raises :class:`UnknownRequest`, or :class:`Overloaded` while shutting down."""
+        handler = self.handlers.get(request.request_type)
+        if handler is None:
+            names = ", ".join(sorted(self.handlers))
+            raise UnknownRequest(f"there is no request type {request.request_type}; there are {names}")
+        if self.draining and handler.run != "control":
+            raise Overloaded("the server is shutting down and takes no new requests")
+        return handler
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def begin(self, client: Client, work: Work) -> Reply | Failure | None:
+        """Start the work where its handler runs."""
+        if work.handler.run == "inline":
+            context = self._context(work)
+            return Reply(work.request.message_id, work.handler(work.request.payload, context))
+        with self._changed:
+            if self._in_flight >= self.capacity.max_in_flight:
+                raise Overloaded(
+                    f"{self._in_flight} requests are in flight, which is the limit; try again later",
+                    context={Atom("limit"): self.capacity.max_in_flight},
+                )
+            self._in_flight += 1
+        client.remember(work)
+        work.expire_with(self._timers)
+        self._lanes[work.handler.run].submit(self._run, work)
+        return None
+
+    def _run(self, work: Work) -> None:
+        if work.finished:
+            return
+        message_id = work.request.message_id
+        try:
+            result = self._jobs.run(work) if work.handler.run == "job" else self._run_thread(work)
+        except BaseException as error:
+            failure = from_exception(error)
+            if work.best is not None:
+                failure.context[_BEST] = work.best
+            work.finish(Failure(message_id, failure))
+        else:
+            work.finish(Reply(message_id, result))
+
+    def _run_thread(self, work: Work) -> Any:
+        context = self._context(work)
+        work.attach(stop=context.stop, answer=context.callback_result)
+        return work.handler(work.request.payload, context)
+
+    def _context(self, work: Work) -> Context:
+        request = work.request
+        return Context(
+            work,
+            request_type=request.request_type,
+            message_id=request.message_id,
+            metadata=request.metadata,
+            deadline=work.deadline,
+        )
+
+    def ended(self) -> None:
+        """A request was answered."""
+        with self._changed:
+            self._in_flight -= 1
+            self._changed.notify_all()
+
+    # -- health and the end --------------------------------------------------------------------------------------
+
+    def load(self) -> tuple[int, int, int]:
+        """Requests in flight, jobs that run, and jobs that wait for their turn to run."""
+        jobs = self._lanes["job"]
+        return self._in_flight, jobs.running, jobs.waiting
+
+    def drain(self, limit: float, done: Callable[[int, int], None]) -> None:
+        """Take no new requests, wait up to ``limit`` seconds for those in flight, and cancel the rest.
+
+        Returns at once; then ``done(finished, cancelled)`` is called in a thread of its own, and after it the shutdown.
+        """
+        self.draining = True
+        threading.Thread(target=self._drain, args=(limit, done), name="drain", daemon=True).start()
+
+    def _drain(self, limit: float, done: Callable[[int, int], None]) -> None:
+        with self._changed:
+            waiting = self._in_flight
+            self._changed.wait_for(lambda: self._in_flight == 0, limit)
+            cancelled = self._in_flight
+        for client in list(self._clients):
+            for work in client.works():
+                work.abort(RequestCancelled("the server is shutting down"))
+        done(waiting - cancelled, cancelled)
+        self._on_shutdown()
+
+    def close(self) -> None:
+        """End everything at once: all work is cancelled and no job process is left."""
+        self.draining = True
+        for client in list(self._clients):
+            self.disconnect(client)
+        self._jobs.close()

@@ -1,0 +1,22 @@
+"""The DSPy room: the only place that imports ``dspy``, and only inside job processes and their template."""
+
+from __future__ import annotations
+
+from ...app import Handler
+
+_JOBS = f"{__name__}.jobs"
+
+HANDLERS = [
+    Handler("optimize_signature", f"{_JOBS}:optimize_signature", run="job"),
+    Handler("evaluate_pipeline", f"{_JOBS}:evaluate_pipeline", run="job"),
+    Handler("predict", f"{_JOBS}:predict", run="job", reuse=True),
+]
+
+
+def preload() -> None:
+    """Import DSPy and what its jobs need, once, for all processes forked from here; nothing if it is not installed."""
+    try:
+        from .preload import preload as import_all
+    except ModuleNotFoundError:
+        return  # the job that needs it will say so to the client
+    import_all()

@@ -1,0 +1,93 @@
+"""One conversation: bytes to requests, messages to bytes. Framing, codec and one dialect, and no I/O.
+
+Rule of this file: nothing that a peer sends raises. It becomes a request, or the failure to answer it with, and the
+next frame is served.
+"""
+
+from __future__ import annotations
+
+from . import etf
+from .errors import BridgeError, SerializationError
+from .framing import MAX_FRAME, FrameReader, Oversized, pack, refuse
+from .messages import Failure, Reply, Request
+from .vocabulary import VOCABULARY
+from .wire import port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Set
+    from typing import Any, Protocol
+
+    from .terms import Atom
+
+    class Dialect(Protocol):
+        """A module of :mod:`erl_bridge.wire`."""
+
+        def parse(self, term: Any, atoms: Set[Atom]) -> Request | Failure: ...
+
+        def build(self, message: port.Message) -> Any: ...
+
+
+class Session:
+    """A conversation with one client.
+
+    >>> session = Session()
+    >>> list(session.receive_data(pack(b"no term")))[0].error.error_type
+    'serialization_error'
+    """
+
+    def __init__(
+        self, dialect: Dialect = port, *, max_frame: int = MAX_FRAME, limits: etf.Limits | None = None
+    ) -> None:
+        self._dialect = dialect
+        self._frames = FrameReader(max_frame)
+        self._limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
+
+    def receive_data(self, data: bytes) -> Iterator[Request | Failure]:
+        """The requests that ``data`` completes, and the failures to answer what is none."""
+        for frame in self._frames.feed(data):
+            yield self._receive_frame(frame)
+
+    def receive_end(self) -> Failure | None:
+        """The input has ended: the failure to answer a frame with that was cut, if one was."""
+        cut = self._frames.unfinished
+        if not cut:
+            return None
+        return Failure(None, SerializationError(f"the input ended in the middle of a frame ({cut} bytes of it came)"))
+
+    def send(self, message: port.Message, atoms: Set[Atom] = frozenset()) -> bytes:
+        """The frame for ``message``; ``atoms`` are those of the request it belongs to.
+
+        A final answer always becomes a frame: where its content cannot be sent, the frame says so instead. An event or
+        a call that cannot be sent raises :class:`erl_bridge.etf.EncodeError`.
+        """
+        allowed = VOCABULARY if atoms <= VOCABULARY else VOCABULARY | atoms
+        try:
+            return pack(etf.encode(self._dialect.build(message), atoms=allowed))
+        except SerializationError as error:
+            if not isinstance(message, (Reply, Failure)):
+                raise
+            instead = Failure(message.message_id, _unsendable(message, error, allowed))
+            return pack(etf.encode(self._dialect.build(instead), atoms=allowed))
+
+    def _receive_frame(self, frame: bytes | Oversized) -> Request | Failure:
+        if isinstance(frame, Oversized):
+            return Failure(None, refuse(frame))
+        atoms: set[Atom] = set()
+        try:
+            term = etf.decode(frame, limits=self._limits, atoms=atoms)
+        except etf.DecodeError as error:
+            return Failure(None, SerializationError(f"the frame is not a term: {error.message}"))
+        return self._dialect.parse(term, atoms)
+
+
+def _unsendable(message: Reply | Failure, error: SerializationError, allowed: Set[Atom]) -> BridgeError:
+    """The error to send in place of a final answer that is no term: for a result its path, for an error less of it."""
+    if isinstance(message, Failure):
+        kind = type(message.error)
+        return kind(message.error.message, recovery_strategy=message.error.recovery_strategy)
+    try:
+        etf.encode(message.result, atoms=allowed, root="result")
+    except SerializationError as found:
+        error = found
+    return SerializationError(error.message)

@@ -1,0 +1,82 @@
+"""The transport of an Erlang Port: two file descriptors, stdio or the 3 and 4 of ``:nouse_stdio``.
+
+Rule of this file: the descriptors are taken away from the process before anything else is imported, so that nothing a
+library prints can end up in a frame.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+
+READ_SIZE = 64 * 1024
+
+
+class PortTransport:
+    """Bytes over a pair of descriptors that nobody else in the process has."""
+
+    def __init__(self, fd_in: int, fd_out: int) -> None:
+        self._in = fd_in
+        self._out = fd_out
+        self._write_lock = threading.Lock()
+        self._wakeup, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+        self._poll = select.poll()
+        for fd in (fd_in, self._wakeup):
+            self._poll.register(fd, select.POLLIN)
+
+    def read(self) -> bytes:
+        """See :meth:`erl_bridge.transports.base.Transport.read`."""
+        ready = self._poll.poll()
+        if any(fd == self._wakeup for fd, _ in ready):
+            return b""
+        try:
+            return os.read(self._in, READ_SIZE)
+        except OSError:
+            return b""
+
+    def write(self, data: bytes) -> None:
+        """See :meth:`erl_bridge.transports.base.Transport.write`."""
+        rest = memoryview(data)
+        with self._write_lock:
+            try:
+                while rest:
+                    rest = rest[os.write(self._out, rest) :]
+            except OSError:
+                return  # the client is gone; the end of the input says so to the reader
+
+    def interrupt(self) -> None:
+        """See :meth:`erl_bridge.transports.base.Transport.interrupt`."""
+        try:
+            os.write(self._waker, b"x")
+        except BlockingIOError:
+            return  # it has been interrupted often enough
+
+
+def claim_stdio() -> tuple[int, int]:
+    """Take stdin and stdout for the protocol and return their new descriptors.
+
+    Afterwards stdin is empty, and what anything writes to stdout, in this process or its children, goes to stderr.
+    """
+    fds = os.dup(0), os.dup(1)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    divert_stdout()
+    return fds
+
+
+def claim_fds(fd_in: int, fd_out: int) -> tuple[int, int]:
+    """Take two descriptors that were inherited. Raises OSError when they are not open."""
+    for fd in (fd_in, fd_out):
+        os.set_inheritable(fd, False)
+    divert_stdout()
+    return fd_in, fd_out
+
+
+def divert_stdout() -> None:
+    """Send what is printed to stderr, line by line."""
+    os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -1,0 +1,100 @@
+"""The bridge's own dialect: native maps in, tagged tuples out. ``docs/protocol.md`` sections 2 and 3.
+
+Rule of this file: whatever term comes, the answer is a :class:`Request` or the :class:`Failure` that refuses it with
+the ``message_id`` it had, if it had one.
+"""
+
+from __future__ import annotations
+
+from ..error_map import error_map
+from ..errors import InvalidRequest
+from ..messages import Call, Event, Failure, Hello, Reply, Request
+from ..refusals import invalid, unknown_key
+from ..terms import Atom, TermMap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Set
+    from typing import Any
+
+    Message = Hello | Reply | Failure | Event | Call
+
+_KEYS = ["message_id", "request_type", "payload", "timestamp", "metadata"]
+_OK, _ERROR, _EVENT, _CALL, _HELLO = (Atom(name) for name in ("ok", "error", "event", "call", "hello"))
+
+
+def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
+    """The request that ``term`` is. ``atoms`` are the atoms that came in it.
+
+    >>> parse({Atom("message_id"): 1, Atom("request_type"): Atom("ping"), Atom("payload"): {}}).request_type
+    'ping'
+    """
+    if not isinstance(term, dict):
+        return Failure(None, invalid("request", "a map", term), atoms)
+    fields = {str(key) if isinstance(key, Atom) else key: value for key, value in term.items()}
+    try:
+        return _request(fields, atoms)
+    except InvalidRequest as error:
+        return Failure(fields.get("message_id"), error, atoms)
+
+
+def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
+    for key in fields:
+        if key not in _KEYS:
+            raise unknown_key("request", key, _KEYS)
+    for key in ("message_id", "request_type"):
+        if key not in fields:
+            raise InvalidRequest(f"request: the required key {key} is missing")
+    metadata = _map(fields.get("metadata"), "metadata")
+    return Request(
+        fields["message_id"],
+        _name(fields["request_type"]),
+        _map(fields.get("payload"), "payload"),
+        metadata=metadata,
+        timeout_ms=_timeout(metadata),
+        atoms=atoms,
+    )
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, (Atom, str)) and value:
+        return str(value)
+    raise invalid("request_type", "an atom or a string", value)
+
+
+def _map(value: Any, path: str) -> Any:
+    if value is None:
+        return {}
+    if isinstance(value, (dict, TermMap)):
+        return value
+    raise invalid(path, "a map", value)
+
+
+def _timeout(metadata: Mapping[Any, Any]) -> int | None:
+    value = metadata.get(_TIMEOUT, metadata.get("timeout_ms"))
+    if value is None:
+        return None
+    if type(value) is int and value > 0:
+        return value
+    raise invalid("metadata.timeout_ms", "a positive integer", value)
+
+
+_TIMEOUT = Atom("timeout_ms")
+
+
+def build(message: Message) -> tuple[Any, ...]:
+    """The term that a message is sent as.
+
+    >>> build(Reply(7, "done"))
+    (Atom('ok'), 7, 'done')
+    """
+    return _BUILDERS[type(message)](message)
+
+
+_BUILDERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    Hello: lambda m: (_HELLO, m.facts),
+    Reply: lambda m: (_OK, m.message_id, m.result),
+    Failure: lambda m: (_ERROR, m.message_id, error_map(m.error)),
+    Event: lambda m: (_EVENT, m.message_id, m.event),
+    Call: lambda m: (_CALL, m.call_id, m.message_id, m.name, m.args),
+}

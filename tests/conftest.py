@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support import BridgeProcess
+
+
+@pytest.fixture
+def bridge() -> Iterator[BridgeProcess]:
+    """A bridge process with DSPy, whose template starts with the first job."""
+    with BridgeProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def app_bridge() -> Iterator[BridgeProcess]:
+    """A bridge process with the handlers of ``tests/handlers_app.py`` and without DSPy."""
+    with BridgeProcess("--no-dspy", "--app", "handlers_app:app", cwd=Path(__file__).parent) as process:
+        yield process

@@ -1,0 +1,180 @@
+"""Handlers that the tests serve: each does one thing that a bridge must be able to bear."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import Any
+
+import msgspec
+
+from erl_bridge import Atom, Bridge, Context, Stopped
+
+app = Bridge()
+release = threading.Event()
+
+
+def both(name: str) -> Any:
+    """Register a function twice: ``name_thread`` and ``name_job``."""
+
+    def register(function: Any) -> Any:
+        for run in ("thread", "job"):
+            app.handler(f"{name}_{run}", run=run)(function)
+        return function
+
+    return register
+
+
+@both("echo")
+def echo(payload: Any, context: Context) -> Any:
+    return payload
+
+
+@app.handler("echo_inline", run="inline")
+def echo_inline(payload: Any, context: Context) -> Any:
+    return payload
+
+
+@app.handler("call_inline", run="inline")
+def call_inline(payload: Any, context: Context) -> Any:
+    return context.call("f", [])
+
+
+class Point(msgspec.Struct):
+    x: int
+    name: str = "p"
+
+
+@app.handler("point", schema=Point)
+def point(payload: Point, context: Context) -> Any:
+    return {"x": payload.x, "name": payload.name}
+
+
+@both("fail")
+def fail(payload: Any, context: Context) -> Any:
+    raise ValueError("no such thing")
+
+
+@both("import")
+def needs_package(payload: Any, context: Context) -> Any:
+    import a_package_that_is_not_there  # type: ignore[import-not-found]
+
+    return a_package_that_is_not_there
+
+
+@both("unsendable")
+def unsendable(payload: Any, context: Context) -> Any:
+    return {"metrics": {"score": float("nan")}}
+
+
+@both("invent_atom")
+def invent_atom(payload: Any, context: Context) -> Any:
+    return Atom("an_atom_nobody_sent")
+
+
+@both("print")
+def printing(payload: Any, context: Context) -> Any:
+    print("a stray print")
+    os.write(1, b"a stray write\n")
+    os.system("echo a stray child")
+    return "printed"
+
+
+@both("events")
+def events(payload: Any, context: Context) -> Any:
+    for i in range(payload["n"]):
+        context.progress(trial=i, my_own=str(i))
+    context.stream(text="t")
+    context.log("info", "done")
+    return "done"
+
+
+@both("ask")
+def ask(payload: Any, context: Context) -> Any:
+    return context.call("double", [payload["n"]])
+
+
+@both("ask_many")
+def ask_many(payload: Any, context: Context) -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda n: context.call("double", [n]), range(payload["n"])))
+
+
+@both("hang")
+def hang(payload: Any, context: Context) -> Any:
+    """Tell the process id and a best result, then wait until stopped."""
+    context.checkpoint({"score": 0.5})
+    context.progress(os_pid=os.getpid())
+    while not context.stopped:
+        context._stopped.wait()
+    raise Stopped
+
+
+@app.handler("stuck", run="job")
+def stuck(payload: Any, context: Context) -> Any:
+    """Hold the interpreter lock for ever, in native code that no signal handler can interrupt."""
+    context.progress(os_pid=os.getpid())
+    ctypes.PyDLL(None).pause()
+    while True:
+        ctypes.PyDLL(None).sleep(3600)
+
+
+@app.handler("swallow", run="job")
+def swallow(payload: Any, context: Context) -> Any:
+    """Catch everything, as bad code does."""
+    context.progress(os_pid=os.getpid())
+    while True:
+        try:
+            threading.Event().wait()
+        except BaseException:
+            continue
+
+
+@app.handler("segfault", run="job")
+def segfault(payload: Any, context: Context) -> Any:
+    context.checkpoint("nearly done")
+    ctypes.string_at(0)
+
+
+@app.handler("exit", run="job")
+def exit_at_once(payload: Any, context: Context) -> Any:
+    os._exit(3)
+
+
+@app.handler("allocate", run="job")
+def allocate(payload: Any, context: Context) -> Any:
+    return len(bytearray(payload["bytes"]))
+
+
+@app.handler("os_pid", run="job")
+def os_pid(payload: Any, context: Context) -> Any:
+    return os.getpid()
+
+
+@app.handler("os_pid_reuse", run="job", reuse=True)
+def os_pid_reuse(payload: Any, context: Context) -> Any:
+    if payload:
+        raise ValueError("asked to")
+    return os.getpid()
+
+
+@app.handler("remaining", run="job")
+def remaining(payload: Any, context: Context) -> Any:
+    return context.remaining()
+
+
+@app.handler("wait_for_release")
+def wait_for_release(payload: Any, context: Context) -> Any:
+    context.progress(phase="waiting")
+    while not release.wait(0.01):
+        context.check()
+    return "released"
+
+
+@app.handler("release", run="inline")
+def do_release(payload: Any, context: Context) -> Any:
+    release.set()
+    return None

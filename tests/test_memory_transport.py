@@ -1,0 +1,100 @@
+"""The whole server in one program, over the in-memory transport that users test with."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from support import a, request
+
+from erl_bridge import Bridge, etf
+from erl_bridge.app import table
+from erl_bridge.dispatch import Dispatcher
+from erl_bridge.framing import FrameReader, pack
+from erl_bridge.handlers import builtin, system
+from erl_bridge.jobs.runner import JobRunner
+from erl_bridge.session import Session
+from erl_bridge.timers import Timers
+from erl_bridge.transports.base import serve
+from erl_bridge.transports.memory import MemoryTransport, pair
+
+
+class InMemory:
+    """A served application and the client's end of the transport."""
+
+    def __init__(self, app: Bridge) -> None:
+        self.server, self.client = pair()
+        timers = Timers()
+        handlers = table(builtin(dspy=False), app)
+        self.dispatcher = Dispatcher(
+            handlers, jobs=JobRunner(timers, dspy=False), timers=timers, on_shutdown=self.server.interrupt
+        )
+        hello = system.hello(handlers, self.dispatcher.capacity, 1000)
+        self.thread = threading.Thread(target=serve, args=(self.server, Session(), self.dispatcher, hello), daemon=True)
+        self.thread.start()
+        self._frames = FrameReader()
+        assert self.receive()[0] is a("hello")
+
+    def receive(self) -> Any:
+        (frame,) = self._frames.feed(self.client.read())
+        assert isinstance(frame, bytes)
+        return etf.decode(frame)
+
+    def call(self, name: str, payload: Any = None) -> Any:
+        self.client.write(pack(etf.encode(request(1, name, payload))))
+        return self.receive()
+
+
+def test_a_handler_is_served_without_a_process() -> None:
+    app = Bridge()
+
+    @app.handler("double")
+    def double(payload: Any, context: Any) -> Any:
+        return payload["n"] * 2
+
+    served = InMemory(app)
+    assert served.call("double", {"n": 21}) == (a("ok"), 1, 42)
+    assert served.call("shutdown")[0] is a("ok")
+    served.thread.join(10)
+    assert not served.thread.is_alive()
+
+
+def test_the_end_of_the_input_stops_what_runs() -> None:
+    app, started, stopped = Bridge(), threading.Event(), threading.Event()
+
+    @app.handler("wait")
+    def wait(payload: Any, context: Any) -> Any:
+        started.set()
+        try:
+            context.call("never_answered", [])
+        finally:
+            stopped.set()
+
+    served = InMemory(app)
+    served.client.write(pack(etf.encode(request(1, "wait"))))
+    assert started.wait(10)
+    served.client.close()
+    assert stopped.wait(10)
+    served.thread.join(10)
+
+
+def test_a_name_may_be_registered_once() -> None:
+    app = Bridge()
+    app.handler("ping")(lambda payload, context: None)
+    with pytest.raises(ValueError, match="there is already a handler named ping"):
+        table(builtin(), app)
+    with pytest.raises(ValueError, match="expected run to be one of inline, thread, job, control, got 'later'"):
+        app.handler("x", run="later")(lambda payload, context: None)
+
+
+def test_the_two_ends_are_connected_both_ways() -> None:
+    here, there = pair()
+    assert isinstance(here, MemoryTransport)
+    here.write(b"1")
+    there.write(b"2")
+    assert (there.read(), here.read()) == (b"1", b"2")
+    here.interrupt()
+    assert here.read() == b""
+    here.close()
+    assert there.read() == b""
