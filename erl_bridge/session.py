@@ -7,6 +7,7 @@ next frame is served.
 from __future__ import annotations
 
 from . import etf
+from .error_map import from_exception
 from .errors import BridgeError, SerializationError
 from .framing import MAX_FRAME, FrameReader, Oversized, pack, refuse
 from .messages import Failure, Reply, Request
@@ -78,6 +79,8 @@ class Session:
             term = etf.decode(frame, limits=self._limits, atoms=atoms)
         except etf.DecodeError as error:
             return Failure(None, SerializationError(f"the frame is not a term: {error.message}"))
+        except Exception as error:  # out of memory, or a fault of ours: neither may cost the other requests
+            return Failure(None, from_exception(error))
         return self._dialect.parse(term, atoms)
 
 

@@ -5,6 +5,7 @@ Rule of this file: whatever becomes of a process, who waits for it gets to know.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import threading
 import time
 
 from ..error_map import from_error_map
-from ..errors import ProcessCrashed
+from ..errors import ProcessCrashed, Stopped
 from ..terms import Atom
 from . import control
 from .channel import Channel
@@ -59,7 +60,7 @@ class JobProcess:
                 return message[1]
             if tag == "error":
                 raise from_error_map(message[1])
-            if not work.finished:
+            with contextlib.suppress(Stopped):  # answered meanwhile; the process is being ended and may say its last
                 _RELAY[tag](work, *message[1:])
         raise self._crashed()
 

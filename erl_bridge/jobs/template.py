@@ -21,6 +21,7 @@ from typing import NoReturn
 from ..app import Bridge, load, table
 from ..errors import Stopped
 from ..handlers import builtin, preload
+from ..transports.port import divert_stdout
 from . import control
 from .channel import Channel
 from .worker import Handlers, serve
@@ -112,10 +113,7 @@ class Template:
         except Stopped:
             status = 0
         finally:
-            # Not sys.exit: interpreter shutdown waits for pool threads that may never end.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            os._exit(status)  # not sys.exit: interpreter shutdown waits for pool threads that may never end
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
@@ -140,6 +138,7 @@ def _limit_memory(extra: int) -> None:
 def main(argv: list[str]) -> None:
     """Import everything, then fork on demand."""
     fd, app, memory, dspy = int(argv[0]), argv[1], int(argv[2]), argv[3] == "dspy"
+    divert_stdout()  # its buffer must be empty when a process ends, or is forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the bridge process to act on
     handlers = table(builtin(dspy=dspy), load(app) if app else Bridge())
     if dspy:
