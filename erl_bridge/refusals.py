@@ -40,6 +40,8 @@ def show(value: object, limit: int = 80) -> str:
 
     >>> show("a"), show(Atom("a")), show(None), show({Atom("k"): [1, 2.5]}), show((True,))
     ('"a"', ':a', 'nil', '%{:k => [1, 2.5]}', '{true}')
+    >>> show({"api_key": "sk-1"})
+    '%{"api_key" => …}'
     """
     text = _show(value, depth=3)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -62,7 +64,15 @@ def _show(value: object, depth: int) -> str:
     if depth == 0:
         return "…"
     if isinstance(value, dict):
-        pairs = (f"{_show(k, depth - 1)} => {_show(v, depth - 1)}" for k, v in list(value.items())[:8])
+        pairs = (f"{_show(k, depth - 1)} => {_show_value_of(k, v, depth - 1)}" for k, v in list(value.items())[:8])
         return "%{" + ", ".join(pairs) + "}"
     inner = ", ".join(_show(item, depth - 1) for item in value[:8])
     return f"[{inner}]" if isinstance(value, list) else f"{{{inner}}}"
+
+
+_SECRETS = ("api_key", "password", "secret", "token")
+
+
+def _show_value_of(key: object, value: object, depth: int) -> str:
+    """The value of a key in a map, unless its name says that it is nobody's business."""
+    return "…" if str(key).endswith(_SECRETS) else _show(value, depth)

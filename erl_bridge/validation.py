@@ -9,6 +9,8 @@ bounds; keys are checked here, because an unknown key must name the keys there a
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Hashable
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,11 +36,16 @@ def validate(value: object, schema: type[T], path: str = "payload") -> T:
     Traceback (most recent call last):
     erl_bridge.errors.InvalidRequest: payload: unknown key "y"; the keys are x
     """
-    plain = _plain(value, inspect.type_info(schema), path)
+    plain = _plain(value, _type_info(schema), path)
     try:
         return msgspec.convert(plain, schema)
     except msgspec.ValidationError as error:
         raise _translate(str(error), plain, path) from None
+
+
+@functools.lru_cache
+def _type_info(schema: Hashable) -> inspect.Type:
+    return inspect.type_info(schema)  # 0.5 ms each time
 
 
 # -- atoms to names, guided by the schema ------------------------------------------------------------------------
@@ -113,7 +120,9 @@ def _translate(sentence: str, value: Any, path: str) -> InvalidRequest:
             context={Atom("path"): at, Atom("expected"): key},
         )
     expected, _, _ = what.removeprefix("Expected ").partition(", got ")
-    return invalid(at, expected.replace("`", "").replace("object", "map").replace("array", "list"), _at(value, where))
+    for theirs, ours in (("`", ""), ("object", "map"), ("array", "list"), ("null", "nil")):
+        expected = expected.replace(theirs, ours)
+    return invalid(at, expected, _at(value, where))
 
 
 def _at(value: Any, where: str) -> Any:

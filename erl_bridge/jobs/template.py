@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from ..app import Bridge, load, table
@@ -58,7 +59,8 @@ class Template:
     def kill_all(self) -> None:
         """Kill every job process."""
         for pid in self._numbers:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # reaped when a signal came between that and the note of it
+                os.kill(pid, signal.SIGKILL)
 
     def _obey(self) -> bool:
         record = control.receive(self._control)

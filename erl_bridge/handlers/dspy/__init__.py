@@ -15,8 +15,9 @@ HANDLERS = [
 
 def preload() -> None:
     """Import DSPy and what its jobs need, once, for all processes forked from here; nothing if it is not installed."""
+    from .preload import preload as import_all
+
     try:
-        from .preload import preload as import_all
+        import_all()
     except ModuleNotFoundError:
         return  # the job that needs it will say so to the client
-    import_all()

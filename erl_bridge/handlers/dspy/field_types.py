@@ -1,0 +1,375 @@
+"""The types that a signature's fields may have, from what a client writes to what DSPy is given, and back.
+
+Rule of this file: a type is one of the few in these tables or it is refused; nothing a client names is imported or
+evaluated. Whoever holds a value asks its type to ``read`` it (a client's value as Python's) or to ``write`` it (a
+value of DSPy's as a term); a value that does not fit raises :class:`Misfit`, which knows where and what, and the
+caller says in which request or answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol
+
+from ...refusals import invalid, show
+from ...terms import Atom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_DEPTH = 16  # of a type
+MAX_VALUE_DEPTH = 64  # of a value whose type does not say what is in it
+
+
+class Misfit(Exception):
+    """A value that is not what its type says: at ``path`` within the value, ``expected`` in words, ``got`` itself."""
+
+    def __init__(self, expected: str, got: object) -> None:
+        super().__init__(expected, got)
+        self.path = ""
+        self.expected = expected
+        self.got = got
+
+
+class FieldType(Protocol):
+    """What every type can do. ``str(type)`` is its name in DSPy's notation, such as ``list[str]``."""
+
+    @property
+    def annotation(self) -> Any:
+        """The Python type that DSPy is given."""
+
+    @property
+    def wire(self) -> Any:
+        """The type as a term: ``:str``, ``{:list, :str}``, ``{:literal, [:yes, :no]}``."""
+
+    @property
+    def expected(self) -> str:
+        """The type in the words of an error message."""
+
+    def read(self, value: Any) -> Any:
+        """A client's value as Python's."""
+
+    def write(self, value: Any) -> Any:
+        """A value of DSPy's as a term."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A type without parts: ``fit`` returns the value as it is kept on either side, or raises ``TypeError``."""
+
+    name: str
+    annotation: Any
+    fit: Callable[[Any], Any]
+
+    def __str__(self) -> str:
+        return "Any" if self.name == "any" else self.name
+
+    @property
+    def wire(self) -> Any:
+        return Atom(self.name)
+
+    @property
+    def expected(self) -> str:
+        return self.name
+
+    def read(self, value: Any) -> Any:
+        try:
+            return self.fit(value)
+        except (TypeError, OverflowError):
+            raise Misfit(self.expected, value) from None
+
+    write = read
+
+
+def _str(value: Any) -> str:
+    if isinstance(value, (str, Atom)):
+        return str(value)
+    raise TypeError
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise TypeError
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _list(value: Any) -> Any:
+    return _any(value) if isinstance(value, list) else _refuse()
+
+
+def _dict(value: Any) -> Any:
+    return _any(value) if isinstance(value, dict) else _refuse()
+
+
+def _refuse() -> Any:
+    raise TypeError
+
+
+def _any(value: Any, depth: int = MAX_VALUE_DEPTH) -> Any:
+    """The value as JSON could hold it: atoms as their text, tuples as lists; whatever is none of these stays."""
+    if depth == 0 or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError
+    if isinstance(value, Atom):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_any(item, depth - 1) for item in value]
+    if isinstance(value, dict):
+        return {_any(key, depth - 1): _any(item, depth - 1) for key, item in value.items()}
+    return value
+
+
+STR = Plain("str", str, _str)
+INT = Plain("int", int, _int)
+FLOAT = Plain("float", float, _float)
+BOOL = Plain("bool", bool, _bool)
+LIST = Plain("list", list, _list)
+DICT = Plain("dict", dict, _dict)
+ANY = Plain("any", Any, _any)
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of the values that the client listed: atoms, strings or integers. Answers come back as the client's value."""
+
+    values: tuple[Atom | str | int, ...]
+
+    def __str__(self) -> str:
+        return f"Literal[{', '.join(map(repr, self._plain))}]"
+
+    @property
+    def _plain(self) -> tuple[str | int, ...]:
+        return tuple(str(value) if isinstance(value, Atom) else value for value in self.values)
+
+    @property
+    def annotation(self) -> Any:
+        return Literal[self._plain]
+
+    @property
+    def wire(self) -> Any:
+        return Atom("literal"), list(self.values)
+
+    @property
+    def expected(self) -> str:
+        return f"one of {', '.join(show(value) for value in self.values)}"
+
+    def read(self, value: Any) -> str | int:
+        plain = str(value) if isinstance(value, Atom) else value
+        if isinstance(plain, (str, int)) and not isinstance(plain, bool) and plain in self._plain:
+            return plain
+        raise Misfit(self.expected, value)
+
+    def write(self, value: Any) -> Any:
+        return self.values[self._plain.index(self.read(value))]
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list whose items have one type."""
+
+    item: FieldType
+
+    def __str__(self) -> str:
+        return f"list[{self.item}]"
+
+    @property
+    def annotation(self) -> Any:
+        return GenericAlias(list, (self.item.annotation,))
+
+    @property
+    def wire(self) -> Any:
+        return Atom("list"), self.item.wire
+
+    @property
+    def expected(self) -> str:
+        return f"a list of {self.item.expected}"
+
+    def read(self, value: Any) -> Any:
+        return self._each(value, self.item.read)
+
+    def write(self, value: Any) -> Any:
+        return self._each(value, self.item.write)
+
+    def _each(self, value: Any, convert: Callable[[Any], Any]) -> list[Any]:
+        if not isinstance(value, list):
+            raise Misfit(self.expected, value)
+        return [_at(f"[{index}]", convert, item) for index, item in enumerate(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class DictOf:
+    """A map whose keys (strings or integers) have one type and whose values another."""
+
+    key: FieldType
+    value: FieldType
+
+    def __str__(self) -> str:
+        return f"dict[{self.key}, {self.value}]"
+
+    @property
+    def annotation(self) -> Any:
+        return GenericAlias(dict, (self.key.annotation, self.value.annotation))
+
+    @property
+    def wire(self) -> Any:
+        return Atom("dict"), self.key.wire, self.value.wire
+
+    @property
+    def expected(self) -> str:
+        return f"a map from {self.key.expected} to {self.value.expected}"
+
+    def read(self, value: Any) -> Any:
+        return self._each(value, self.key.read, self.value.read)
+
+    def write(self, value: Any) -> Any:
+        return self._each(value, self.key.write, self.value.write)
+
+    def _each(self, value: Any, key: Callable[[Any], Any], convert: Callable[[Any], Any]) -> dict[Any, Any]:
+        if not isinstance(value, dict):
+            raise Misfit(self.expected, value)
+        return {_at(f".{name}", key, name): _at(f".{name}", convert, item) for name, item in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """A value of a type, or nil."""
+
+    of: FieldType
+
+    def __str__(self) -> str:
+        return f"Optional[{self.of}]"
+
+    @property
+    def annotation(self) -> Any:
+        return Optional[self.of.annotation]  # noqa: UP045 - the types are values here, and this spelling reads the same on 3.14
+
+    @property
+    def wire(self) -> Any:
+        return Atom("optional"), self.of.wire
+
+    @property
+    def expected(self) -> str:
+        return f"{self.of.expected} or nil"
+
+    def read(self, value: Any) -> Any:
+        return None if value is None else self._inner(self.of.read, value)
+
+    def write(self, value: Any) -> Any:
+        # Asked for a string or None, DSPy takes the model's None for a string.
+        if value is None or (self.of is STR and value in ("None", "null")):
+            return None
+        return self._inner(self.of.write, value)
+
+    def _inner(self, convert: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return convert(value)
+        except Misfit as misfit:
+            if not misfit.path:
+                misfit.expected = self.expected
+            raise
+
+
+def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
+    """``convert(value)``, with ``step`` put before the path of what does not fit."""
+    try:
+        return convert(value)
+    except Misfit as misfit:
+        misfit.path = step + misfit.path
+        raise
+
+
+# -- from what a client writes -----------------------------------------------------------------------------------
+
+NAMES: dict[str, FieldType] = {
+    "str": STR,
+    "string": STR,
+    "int": INT,
+    "integer": INT,
+    "float": FLOAT,
+    "bool": BOOL,
+    "boolean": BOOL,
+    "list": LIST,
+    "dict": DICT,
+    "map": DICT,
+    "any": ANY,
+}
+FORMS = "{:list, type}, {:dict, key, type}, {:optional, type}, {:literal, values}"
+
+
+def from_wire(value: Any, path: str, depth: int = MAX_DEPTH) -> FieldType:
+    """The type that a term names: an atom, a string in DSPy's notation, or a tuple (or, after JSON, a list).
+
+    Raises :class:`InvalidRequest`.
+
+    >>> str(from_wire((Atom("list"), Atom("integer")), "payload.type"))
+    'list[int]'
+    """
+    if isinstance(value, (Atom, str)) and str(value) in NAMES:
+        return NAMES[str(value)]
+    if isinstance(value, str):
+        from .notation import parse_type
+
+        return parse_type(value, path)
+    if depth and isinstance(value, (tuple, list)) and value and isinstance(value[0], (Atom, str)):
+        form = _FORMS.get((str(value[0]), len(value)))
+        if form is not None:
+            return form(*value[1:], path, depth - 1)
+    raise invalid(path, f"a type ({', '.join(NAMES)}, {FORMS})", value)
+
+
+def one_of(values: Any, path: str) -> OneOf:
+    """The type with these values. Raises :class:`InvalidRequest` where they cannot be told apart in a prompt."""
+    if not isinstance(values, list) or not values:
+        raise invalid(path, "a list of atoms, strings or integers to choose from", values)
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if not isinstance(value, (Atom, str, int)) or isinstance(value, bool):
+            raise invalid(f"{path}[{index}]", "an atom, a string or an integer", value)
+        if str(value) in seen:
+            raise invalid(f"{path}[{index}]", "values that read differently", value)
+        seen.add(str(value))
+    return OneOf(tuple(values))
+
+
+def dict_of(key: FieldType, value: FieldType, path: str) -> DictOf:
+    """The type of maps from ``key`` to ``value``. Raises :class:`InvalidRequest` for a key that JSON cannot hold."""
+    if key not in (STR, INT):
+        raise invalid(path, "str or int as the type of a map's keys", Atom(str(key)))
+    return DictOf(key, value)
+
+
+def _list_form(item: Any, path: str, depth: int) -> FieldType:
+    return ListOf(from_wire(item, path, depth))
+
+
+def _optional_form(of: Any, path: str, depth: int) -> FieldType:
+    return Maybe(from_wire(of, path, depth))
+
+
+def _dict_form(key: Any, value: Any, path: str, depth: int) -> FieldType:
+    return dict_of(from_wire(key, path, depth), from_wire(value, path, depth), path)
+
+
+def _literal_form(values: Any, path: str, depth: int) -> FieldType:
+    return one_of(values, path)
+
+
+_FORMS: dict[tuple[str, int], Callable[..., FieldType]] = {
+    ("list", 2): _list_form,
+    ("optional", 2): _optional_form,
+    ("dict", 3): _dict_form,
+    ("literal", 2): _literal_form,
+}

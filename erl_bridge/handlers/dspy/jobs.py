@@ -1,0 +1,183 @@
+"""The handlers of this room. Each runs in the main thread of a job process that has imported DSPy.
+
+Rule of this file: validate everything first, then work; what goes wrong in DSPy leaves as an error of the protocol. All
+scores are fractions: the mean of the metric over the rows, 0.0 to 1.0 with the metrics that have a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from ...error_map import error_map
+from ...errors import BridgeError, InvalidRequest
+from ...terms import Atom
+from ...validation import validate
+from ...vocabulary import named
+from . import metrics, models, optimizers, programs, schema, scoring
+from .errors import translate
+from .progress import Progress
+from .rows import read_inputs, read_rows
+from .run import Abort, Run
+from .search import Judge, Search
+from .signatures import write_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ...context import Context
+    from .models import Model
+    from .programs import Program
+    from .rows import Row
+
+
+def predict(payload: Any, context: Context) -> Any:
+    """``:predict``: the outputs of a program for one map of inputs, or for each of a list of them.
+
+    For a map the result is a map of outputs, or the error of the request. For a list it is a list in the same order of
+    ``{:ok, outputs}`` and ``{:error, error}``, where ``error`` is an error map as in any reply.
+    """
+    request = validate(payload, schema.Predict)
+    if request.stream:
+        raise InvalidRequest("payload.stream: streaming is not supported by this version; leave it out")
+    program = programs.from_payload_of(request)
+    inputs = _read_all_inputs(request.inputs, program)
+    run = Run(context)
+    with _at_work(run):
+        model = models.build(request.lm, run)
+        with model.in_use():
+            outcomes = scoring.predict(program, program.build(), inputs, _threads(request.config, model))
+    if isinstance(request.inputs, list):
+        return [_tagged(outcome) for outcome in outcomes]
+    if outcomes[0].error is not None:
+        raise outcomes[0].error
+    return outcomes[0].outputs
+
+
+def evaluate_pipeline(payload: Any, context: Context) -> Any:
+    """``:evaluate_pipeline``: how right a program is on rows with known answers.
+
+    The result is ``%{score, correct, total, errors, metric, results, usage}``. ``score`` is the mean over all rows,
+    those that failed (``errors`` of them) counted 0.0; ``correct`` is how many reached 1.0. ``results`` has one map
+    for each row in their order: ``%{row, inputs, expected, prediction, score, error}``, where ``row`` counts from 0
+    and either ``prediction`` and ``score`` or ``error`` (an error map) is nil. ``usage`` is what it took, as in
+    ``optimization_metrics``.
+
+    When all rows fail, or the first ten, that is the error of the request.
+    """
+    request = validate(payload, schema.EvaluatePipeline)
+    config = request.config or schema.EvaluateConfig()
+    program = programs.from_payload_of(request)
+    rows = read_rows(request.data, program.signature, "payload.data")
+    run = Run(context)
+    metric = metrics.build(config.metric, program, run)
+    with _at_work(run):
+        model = models.build(request.lm, run)
+        judge = Judge(program, rows, metric, run, _threads(config, model), Progress(run))
+        with model.in_use(), judge.phase("evaluate"):
+            outcomes = judge.outcomes(program.build())
+    return named(
+        {
+            "score": scoring.mean(outcomes),
+            "correct": sum(outcome.score is not None and outcome.score >= 1.0 for outcome in outcomes),
+            "total": len(rows),
+            "errors": sum(outcome.error is not None for outcome in outcomes),
+            "metric": metric.wire,
+            "results": [
+                _result(number, *pair, program) for number, pair in enumerate(zip(rows, outcomes, strict=True))
+            ],
+            "usage": named(run.spent()),
+        }
+    )
+
+
+def optimize_signature(payload: Any, context: Context) -> Any:
+    """``:optimize_signature``: the program that an optimizer makes of a signature, or of another program.
+
+    The result is ``%{status: :success, optimized_signature, program, optimization_metrics}``. ``program`` is what
+    ``:predict``, ``:evaluate_pipeline`` and a further ``:optimize_signature`` take; ``optimized_signature`` shows the
+    same to people. ``optimization_metrics`` has ``optimizer``, ``metric``, ``baseline_score`` (of what was given) and
+    ``score`` (of what is returned), both on the validation rows, or on the training rows where there are none;
+    ``trials``, the score of every candidate; ``duration_ms``, ``lm_calls``, ``lm_errors``, ``prompt_tokens``,
+    ``completion_tokens``, ``cost_usd`` (nil if no price is known) and ``cache_hits``.
+
+    What is returned is what the optimizer chose, also where its score is no higher than before.
+    """
+    request = validate(payload, schema.OptimizeSignature)
+    optimizer, options = optimizers.read(request.config)
+    program = programs.from_payload_of(request)
+    training = read_rows(request.training_data, program.signature, "payload.training_data")
+    validation = training
+    if request.validation_data is not None:
+        validation = read_rows(request.validation_data, program.signature, "payload.validation_data")
+    run = Run(context)
+    metric = metrics.build(options.metric, program, run)
+    with _at_work(run):
+        model = models.build(request.lm, run)
+        judge = Judge(program, validation, metric, run, _threads(options, model), Progress(run))
+        training = optimizers.shuffled(training, options.seed)
+        found = Search(optimizer, options, program, training, judge).run(model)
+    signature = {**found.program.signature.wire, **named({"demos": found.program.demo_maps()})}
+    return named(
+        {
+            "status": Atom("success"),
+            "optimized_signature": signature,
+            "program": found.program.to_map(found.score, metric.wire),
+            "optimization_metrics": named(
+                {
+                    "optimizer": optimizer.name,
+                    "metric": metric.wire,
+                    "baseline_score": found.baseline_score,
+                    "score": found.score,
+                    "trials": found.trials,
+                    **run.spent(),
+                }
+            ),
+        }
+    )
+
+
+@contextlib.contextmanager
+def _at_work(run: Run) -> Iterator[None]:
+    """What leaves the block leaves as an error of the protocol, without a key in it."""
+    try:
+        yield
+    except Abort as abort:
+        raise abort.error from None
+    except BridgeError:
+        raise
+    except Exception as error:
+        raise translate(error) from None
+
+
+def _threads(config: Any, model: Model) -> int:
+    return (config.num_threads if config is not None else None) or model.num_threads
+
+
+# -- requests and results as terms ----------------------------------------------------------------------------------
+
+
+def _read_all_inputs(value: Any, program: Program) -> list[dict[str, Any]]:
+    fields = program.signature.inputs
+    if isinstance(value, list):
+        return [read_inputs(row, fields, f"payload.inputs[{index}]") for index, row in enumerate(value)]
+    return [read_inputs(value, fields, "payload.inputs")]
+
+
+def _tagged(outcome: scoring.Outcome) -> tuple[Atom, Any]:
+    if outcome.error is None:
+        return Atom("ok"), outcome.outputs
+    return Atom("error"), error_map(outcome.error)
+
+
+def _result(number: int, row: Row, outcome: scoring.Outcome, program: Program) -> dict[Any, Any]:
+    return named(
+        {
+            "row": number,
+            "inputs": write_fields(program.signature.inputs, row.values),
+            "expected": write_fields(program.signature.outputs, row.values),
+            "prediction": outcome.outputs,
+            "score": outcome.score,
+            "error": None if outcome.error is None else error_map(outcome.error),
+        }
+    )

@@ -1,0 +1,75 @@
+"""Does once, in the template process, what every job would otherwise do again: imports DSPy and runs each part of it.
+
+Rule of this file: it leaves one thread, no socket and no file behind and prints nothing to standard output, so that a
+fork of the process is a job that can begin at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from typing import Any
+
+from ...context import Context
+
+# Read when the packages are imported. Prices of models come from the package and not from the network.
+_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "TQDM_DISABLE": "1"}
+
+
+def preload() -> None:
+    """Import and rehearse everything that a job of this room needs.
+
+    Raises ``ModuleNotFoundError`` when DSPy is not installed.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _quieten_progress_bars()
+    import dspy
+
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    _quieten_logs()
+    # A field named "json" hides a method that nothing here calls. The names that do harm are refused.
+    warnings.filterwarnings("ignore", message='Field name ".*" in ".*" shadows an attribute', category=UserWarning)
+    _rehearse()
+
+
+def _quieten_progress_bars() -> None:
+    import tqdm  # type: ignore[import-untyped]
+
+    tqdm.tqdm.monitor_interval = 0  # no thread that watches the bars
+    tqdm.tqdm.set_lock(threading.RLock())  # nor a lock between processes: on Python 3.14 that takes one more process
+
+
+def _quieten_logs() -> None:
+    from .redact import RedactingFilter
+
+    logger = logging.getLogger("dspy")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        handler.addFilter(RedactingFilter())
+
+
+def _rehearse() -> None:
+    """Run the requests once, small, so that what is imported or built at first use is there."""
+    from dspy.clients import model_metadata
+
+    from . import jobs
+
+    model_metadata.source_info()
+    context = Context(_Nowhere(), request_type="rehearsal")
+    task: dict[Any, Any] = {"signature": "question -> answer: Literal['yes', 'no']", "lm": "local/nearest-demo"}
+    row = {"question": "Is it?", "answer": "yes"}
+    jobs.predict({**task, "inputs": {"question": "Is it?"}}, context)
+    jobs.optimize_signature({**task, "module": "chain_of_thought", "training_data": [row, row]}, context)
+
+
+class _Nowhere:
+    """An outlet that leads nowhere."""
+
+    def event(self, event: dict[Any, Any]) -> None: ...
+
+    def call(self, call_id: int, name: Any, args: list[Any]) -> None: ...
+
+    def checkpoint(self, best: Any) -> None: ...

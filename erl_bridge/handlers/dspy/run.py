@@ -1,0 +1,100 @@
+"""One request at work: what it has spent, and how it is stopped.
+
+Rule of this file: DSPy swallows every ``Exception`` that a metric or a model raises and counts the row as wrong. What
+must end a run therefore leaves as :class:`Abort`, a ``BaseException``, and every other thread of the run ends at its
+next call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn
+
+    from ...context import Context
+    from ...errors import BridgeError
+
+
+class Abort(BaseException):
+    """Carries ``error`` out of DSPy. Not an ``Exception``, or DSPy would take it for a wrong answer."""
+
+    def __init__(self, error: BridgeError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Meter:
+    """Counts the calls of a language model. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls = 0
+        self.errors = 0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cost: float | None = 0.0
+
+    def started(self) -> None:
+        """A call was made."""
+        with self._lock:
+            self.calls += 1
+
+    def failed(self) -> None:
+        """A call raised an error."""
+        with self._lock:
+            self.errors += 1
+
+    def answered(self, usage: Mapping[str, Any], cost: float | None) -> None:
+        """A call was answered; ``cost`` is in US dollars, None where nobody knows the price."""
+        with self._lock:
+            self._prompt_tokens += usage.get("prompt_tokens") or 0
+            self._completion_tokens += usage.get("completion_tokens") or 0
+            self._cost = None if cost is None or self._cost is None else self._cost + cost
+
+    def summary(self) -> dict[str, Any]:
+        """What was spent, by the names of the protocol. ``cost_usd`` is None once a call had no known price."""
+        with self._lock:
+            return {
+                "lm_calls": self.calls,
+                "lm_errors": self.errors,
+                "prompt_tokens": self._prompt_tokens,
+                "completion_tokens": self._completion_tokens,
+                "cost_usd": self._cost,
+                "cache_hits": 0,  # answers are not kept yet
+            }
+
+
+class Run:
+    """A request at work, shared by the models, metrics and callbacks that serve it."""
+
+    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self.context = context
+        self.meter = Meter()
+        self.clock = clock
+        self.on_call: Callable[[], None] = self.check  # what happens with every call of the model
+        self._started = clock()
+        self._failure: BridgeError | None = None
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Milliseconds since the work began."""
+        return round((self.clock() - self._started) * 1000)
+
+    def check(self) -> None:
+        """Raise :class:`Abort` or :class:`Stopped` if the run is over."""
+        if self._failure is not None:
+            raise Abort(self._failure)
+        self.context.check()
+
+    def abort(self, error: BridgeError) -> NoReturn:
+        """End the run with ``error``, whichever thread this is."""
+        self._failure = self._failure or error
+        raise Abort(self._failure)
+
+    def spent(self) -> dict[str, Any]:
+        """What the run took so far, by the names of the protocol."""
+        return {"duration_ms": self.elapsed_ms, **self.meter.summary()}
