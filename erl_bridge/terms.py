@@ -171,7 +171,7 @@ class Port(Value):
 
 
 class Reference(Value):
-    """A reference of a node. ``ids`` are none to five unsigned integers of 32 bits, the lowest word first.
+    """A reference of a node. ``ids`` are one to five unsigned integers of 32 bits, the lowest word first.
 
     The BEAM reads words that are not there as 0, so references that differ only in zeros at the end are equal.
 
@@ -189,8 +189,8 @@ class Reference(Value):
         words = tuple(ids)
         _check_atom("the node of a reference", node)
         _check_unsigned("the creation of a reference", creation, _U32)
-        if len(words) > MAX_REFERENCE_WORDS:
-            raise ValueError(f"a reference has at most {MAX_REFERENCE_WORDS} words, not {len(words)}")
+        if not 1 <= len(words) <= MAX_REFERENCE_WORDS:
+            raise ValueError(f"a reference has 1 to {MAX_REFERENCE_WORDS} words, not {len(words)}")
         for word in words:
             _check_unsigned("a word of a reference", word, _U32)
         self._set(node=node, creation=creation, ids=words)

@@ -9,8 +9,6 @@ bounds; keys are checked here, because an unknown key must name the keys there a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Hashable
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,9 +41,14 @@ def validate(value: object, schema: type[T], path: str = "payload") -> T:
         raise _translate(str(error), plain, path) from None
 
 
-@functools.lru_cache
-def _type_info(schema: Hashable) -> inspect.Type:
-    return inspect.type_info(schema)  # 0.5 ms each time
+_type_infos: dict[type, inspect.Type] = {}
+
+
+def _type_info(schema: type) -> inspect.Type:
+    """What msgspec knows of a schema, kept: it takes 0.5 ms to find out."""
+    if schema not in _type_infos:
+        _type_infos[schema] = inspect.type_info(schema)
+    return _type_infos[schema]
 
 
 # -- atoms to names, guided by the schema ------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def decode(
     {'a': [1, 2.5, None]}
     >>> decode(b"\\x83m\\x00\\x00\\x00\\x05abc")
     Traceback (most recent call last):
-    erl_bridge.etf.errors.DecodeError: cannot decode byte 1: expected the whole of a BINARY_EXT, got only 8 bytes of it
+    erl_bridge.etf.errors.DecodeError: cannot decode byte 1: expected the whole BINARY_EXT, got only 8 bytes of it
     """
     if binaries not in ("auto", "bytes"):
         raise ValueError(f"binaries is 'auto' or 'bytes', not {binaries!r}")
@@ -155,7 +155,7 @@ class _Decoder:
         except (IndexError, StructError):
             raise self.cut(pos) from None
         if pos != end:
-            raise self.bad(pos, "the term to be all there is", f"{end - pos} more bytes")
+            raise self.bad(pos, "the term to be all there is", _counted(end - pos, "more byte"))
         return term
 
     def tail(self, out: list[Any], pos: int) -> tuple[int, int, Close]:
@@ -174,7 +174,8 @@ class _Decoder:
     def check(self, count: int, pos: int, start: int, depth: int) -> None:
         """Refuses a container of ``count`` terms from ``start`` on that cannot be there or is past a limit."""
         if count > len(self.data) - start:
-            raise self.bad(pos, f"{count} terms in a {_name(self.data[pos])}", f"{len(self.data) - start} bytes")
+            there = len(self.data) - start
+            raise self.bad(pos, f"{_counted(count, 'term')} in a {_name(self.data[pos])}", _counted(there, "byte"))
         if depth >= self.limits.max_depth:
             most = self.limits.max_depth
             raise self.bad(pos, f"at most {most} containers within one another (max_depth)", "one more")
@@ -195,7 +196,7 @@ class _Decoder:
         left = len(self.data) - pos
         if left <= 0:
             return self.bad(len(self.data), "a term", "the end of the data")
-        return self.bad(pos, f"the whole of a {_name(self.data[pos])}", f"only {left} bytes of it")
+        return self.bad(pos, f"the whole {_name(self.data[pos])}", f"only {_counted(left, 'byte')} of it")
 
 
 _COMPRESSED = bytes((tags.COMPRESSED,))
@@ -215,15 +216,19 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
     except zlib.error as error:
         raise DecodeError(6, "zlib data", str(error)) from None
     if len(inflated) > size:
-        raise DecodeError(2, f"the {size} bytes that are stated", "more when inflating")
+        raise DecodeError(2, f"the stated size of {size} to be enough", "more when inflating")
     if not stream.eof:
-        raise DecodeError(6, f"zlib data of {size} bytes", f"data that ends after {len(inflated)}")
+        raise DecodeError(6, f"zlib data with {_counted(size, 'byte')}", f"data that is cut after {len(inflated)}")
     if len(inflated) < size:
-        raise DecodeError(2, f"the {size} bytes that are stated", f"{len(inflated)} after inflating")
+        raise DecodeError(2, f"the stated {_counted(size, 'byte')}", f"{len(inflated)} after inflating")
     rest = len(stream.unused_data)
     if rest:
-        raise DecodeError(len(data) - rest, "the end of the data", f"{rest} more bytes")
+        raise DecodeError(len(data) - rest, "the end of the data", _counted(rest, "more byte"))
     return inflated
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _name(tag: int) -> str:
@@ -273,8 +278,8 @@ def _float(decoder: _Decoder, pos: int) -> Read:
     import re
 
     stop = _stop(decoder, pos, pos + 1, 31)
-    written = decoder.data[pos + 1 : stop].partition(b"\0")[0].replace(b",", b".")
-    if not re.fullmatch(rb"[+-]?[0-9]+\.[0-9]+([eE][+-]?[0-9]+)?", written):
+    written, zero, _ = decoder.data[pos + 1 : stop].replace(b",", b".").partition(b"\0")
+    if not zero or not re.fullmatch(rb"[+-]?[0-9]+\.[0-9]+([eE][+-]?[0-9]+)?", written):
         raise decoder.bad(pos, "a float in decimal digits", repr(written)[1:])
     value = float(written)
     if value - value != 0.0:
@@ -298,7 +303,7 @@ def _bit_binary(decoder: _Decoder, pos: int) -> Read:
     stop = _stop(decoder, pos, pos + 6, size)
     binary = decoder.data[pos + 6 : stop]
     if bits > 8 or bool(bits) != bool(size):
-        raise decoder.bad(pos, "1 to 8 bits in the last of 1 or more bytes", f"{bits} bits in the last of {size} bytes")
+        raise decoder.bad(pos, "1 to 8 bits in the last of 1 or more bytes", f"{bits} in the last of {size}")
     if 1 <= bits <= 7:
         return BitString(binary, bits), stop
     return _text(binary) if decoder.texts else binary, stop
@@ -396,8 +401,8 @@ def _reference(decoder: _Decoder, pos: int) -> Read:
 
 def _newer_reference(decoder: _Decoder, pos: int) -> Read:
     (size,) = _u16(decoder.data, pos + 1)
-    if size > terms.MAX_REFERENCE_WORDS:
-        raise decoder.bad(pos, f"a reference of at most {terms.MAX_REFERENCE_WORDS} words", f"one of {size}")
+    if not 1 <= size <= terms.MAX_REFERENCE_WORDS:
+        raise decoder.bad(pos, f"a reference of 1 to {terms.MAX_REFERENCE_WORDS} words", f"one of {size}")
     old = decoder.data[pos] == tags.NEW_REFERENCE
     node, at = _atom(decoder, pos + 3)
     creation, at = _creation(decoder, at, old=old)
@@ -406,7 +411,7 @@ def _newer_reference(decoder: _Decoder, pos: int) -> Read:
 
 
 def _words(decoder: _Decoder, pos: int, words: tuple[int, ...], *, old: bool) -> tuple[int, ...]:
-    if old and words and words[0] > _MAX_OLD_REFERENCE:
+    if old and words[0] > _MAX_OLD_REFERENCE:
         raise decoder.bad(pos, "a first word of at most 18 bits in a reference of this age", f"{words[0]}")
     return words
 
@@ -498,7 +503,7 @@ def _fun(decoder: _Decoder, out: list[Any], pos: int, stop: int) -> Fun:
         raise decoder.bad(pos, "a fun with two integers and a pid", "other terms")
     (size,), (index,) = _u32(decoder.data, pos + 1), _u32(decoder.data, pos + 22)
     if size != stop - pos - 1:
-        raise decoder.bad(pos, f"a fun of the {size} bytes that are stated", f"one of {stop - pos - 1}")
+        raise decoder.bad(pos, f"a fun of the stated {_counted(size, 'byte')}", f"one of {stop - pos - 1}")
     try:
         sameness = terms.identity((module, index, old_unique & 0xFFFFFFFF, tuple(out[_FUN_TERMS:])))
     except ValueError as error:

@@ -48,13 +48,13 @@ class PreciseDateTime(datetime):
 
     def __new__(cls, *args: Any, precision: int = _PYTHON_PRECISION, **kwargs: Any) -> Self:
         value = super().__new__(cls, *args, **kwargs)
-        value._precision = precision
+        value._precision = _checked(precision)
         return value
 
     @property
     def precision(self) -> int:
         """How many digits of the second's fraction count."""
-        return self._precision
+        return getattr(self, "_precision", _PYTHON_PRECISION)  # ``replace`` makes values without ``__new__``
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _restore, (self.precision, *super().__reduce_ex__(protocol)[:2])
@@ -72,16 +72,22 @@ class PreciseTime(time):
 
     def __new__(cls, *args: Any, precision: int = _PYTHON_PRECISION, **kwargs: Any) -> Self:
         value = super().__new__(cls, *args, **kwargs)
-        value._precision = precision
+        value._precision = _checked(precision)
         return value
 
     @property
     def precision(self) -> int:
         """How many digits of the second's fraction count."""
-        return self._precision
+        return getattr(self, "_precision", _PYTHON_PRECISION)  # ``replace`` makes values without ``__new__``
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _restore, (self.precision, *super().__reduce_ex__(protocol)[:2])
+
+
+def _checked(precision: int) -> int:
+    if type(precision) is not int or not 0 <= precision <= _PYTHON_PRECISION:
+        raise ValueError(f"the precision of a second's fraction is 0 to {_PYTHON_PRECISION} digits, not {precision!r}")
+    return precision
 
 
 def _restore(precision: int, make: Callable[..., Any], state: tuple[Any, ...]) -> Any:
