@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def elixir(code: str, cwd: Path) -> str:
     process = subprocess.run(
-        ["elixir", "-pa", str(EBIN[0]), "--app", "erl_bridge", "-e", code],
+        ["elixir", "-pa", str(EBIN[0]), "-e", f"Application.ensure_all_started(:erl_bridge)\n{code}"],
         capture_output=True,
         text=True,
         cwd=cwd,

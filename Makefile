@@ -1,0 +1,36 @@
+# One word for each thing. Each word first sets up what is missing, which takes a second when nothing is; .ci/run uses the same words.
+.PHONY: help setup demo test lint bench fuzz lock clean
+.DEFAULT_GOAL := help
+
+python := .venv/bin/python
+# What the commands need in their environment; a line of a recipe is a shell of its own.
+env := . scripts/env.sh &&
+mix := $(env) cd elixir_client && mix
+
+help: ## what the words are
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## .venv, Elixir and Erlang, the compiled client: what is missing of them
+	@scripts/setup
+
+demo: setup ## the main job, from Elixir; ARGS="--lm ollama_chat/..." for another model
+	@$(mix) erl_bridge.demo $(ARGS)
+
+test: setup ## all tests of both languages, ending with how many passed
+	@$(env) $(python) scripts/test
+
+lint: setup ## style, types and warnings, of both languages
+	@scripts/lint
+
+bench: setup ## each program of bench/ answers one question
+	@$(env) for program in bench/*.py; do $(python) "$$program" || exit; done
+
+fuzz: setup ## the property tests with many more examples; FUZZ_EXAMPLES=100000 for yet more
+	@$(env) $(python) scripts/fuzz
+
+lock: setup ## requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
+	@scripts/lock $(ARGS)
+
+clean: ## remove all that the other words made
+	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache elixir_client/_build erl_bridge/*.so erl_bridge/*/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
