@@ -1,0 +1,316 @@
+defmodule ErlBridge do
+  @moduledoc """
+  A bridge from Elixir to a Python process: DSPy's optimizers as function calls, and any Python of your own.
+
+  Start one under a supervisor:
+
+      children = [{ErlBridge, name: MyApp.Bridge}]
+      Supervisor.start_link(children, strategy: :one_for_one)
+
+  Then optimize a signature and predict with the result:
+
+      signature = %{
+        instructions: "Answer the question.",
+        input_fields: [%{name: :question, type: :str}],
+        output_fields: [%{name: :answer, type: :str}]
+      }
+
+      training_data = [%{question: "What is 2+2?", answer: "4"}, ...]
+
+      {:ok, %{program: program}} =
+        ErlBridge.optimize(MyApp.Bridge, signature, training_data,
+          lm: "openai/gpt-4o-mini",
+          optimizer: :bootstrap_few_shot,
+          metric: :exact_match,
+          on_progress: &IO.inspect/1
+        )
+
+      {:ok, %{answer: answer}} =
+        ErlBridge.predict(MyApp.Bridge, program, %{question: "What is 3+3?"}, lm: "openai/gpt-4o-mini")
+
+  The program is plain data: keep it in a database, send it to another node, use it in any bridge.
+
+  Elixir terms go to Python and come back as native terms: integers of any size, atoms, binaries, tuples, maps, dates, pids. A handler
+  of your own (`@app.handler("embed")` in Python, `app: "my_module:app"` here) is called with `call/4`:
+
+      {:ok, vectors} = ErlBridge.call(MyApp.Bridge, :embed, %{texts: ["one", "two"]})
+
+  Every function returns `{:ok, result}` or `{:error, %ErlBridge.Error{}}`; those that end in `!` return the result or raise
+  the error. Many requests may be under way on one bridge, from as many processes; each caller gets its own answer. A request of a caller that dies is cancelled.
+
+  When Python dies, all who wait get an error of the type `:process_crashed` at once, and the bridge's supervisor starts
+  it anew. When the bridge stops, or the whole node dies, Python ends.
+
+  ## Options of a bridge
+
+  #{ErlBridge.Options.docs(:start)}
+
+  ## Options of a request
+
+  All functions that ask Python for something take these:
+
+  #{ErlBridge.Options.docs(:call)}
+  """
+
+  alias ErlBridge.{Error, Options, Payload, Request, Worker}
+
+  @typedoc "A running bridge: its pid or its name."
+  @type bridge :: GenServer.server()
+
+  @type result :: {:ok, term} | {:error, Error.t()}
+
+  # Answered by the thread that reads requests, so a Python that takes longer is not well.
+  @health_timeout 5_000
+
+  ## Starting and stopping
+
+  @doc """
+  A child specification, for `{ErlBridge, options}` in a list of children.
+
+      iex> ErlBridge.child_spec(name: MyApp.Bridge, shutdown_timeout: 1_000)
+      %{
+        id: MyApp.Bridge,
+        start: {ErlBridge, :start_link, [[name: MyApp.Bridge, shutdown_timeout: 1_000]]},
+        shutdown: 6_000
+      }
+  """
+  @spec child_spec(keyword) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{shutdown_timeout: drain} = Options.validate!(options, :start)
+
+    %{
+      id: Keyword.get(options, :name, ErlBridge),
+      start: {ErlBridge, :start_link, [options]},
+      # The requests' time to finish, then Python's to obey signals.
+      shutdown: drain + 5_000
+    }
+  end
+
+  @doc """
+  Starts a bridge and its Python, linked to the calling process. Returns when Python is ready to take requests.
+
+  Raises `ArgumentError` for a wrong option. When Python cannot be started the error holds what it wrote to stderr. The options are listed
+  in the [module's documentation](#module-options-of-a-bridge).
+  """
+  @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
+  def start_link(options \\ []), do: Worker.start_link(Options.validate!(options, :start))
+
+  @doc """
+  Stops a bridge. Returns when its Python process is gone; a bridge that does not run is stopped already.
+
+  Requests in flight have the bridge's `:shutdown_timeout` to finish and are cancelled then. A supervisor starts the
+  bridge anew: stop it there instead, with `Supervisor.terminate_child/2`.
+  """
+  @spec stop(bridge) :: :ok
+  def stop(bridge), do: Worker.stop(bridge)
+
+  @doc """
+  What Python said when it started: `protocol`, `version`, `python`, `os_pid`, `request_types` and `limits`.
+  """
+  @spec hello(bridge) :: {:ok, map} | {:error, Error.t()}
+  def hello(bridge) do
+    with {:ok, _worker, %{hello: hello}} <- Worker.lookup(bridge), do: {:ok, hello}
+  end
+
+  ## Requests
+
+  @doc """
+  Sends a request and waits for its reply.
+
+  The request type is one of the protocol's or the name of a handler of yours.
+
+      {:ok, result} = ErlBridge.call(bridge, :embed, %{texts: texts}, timeout: 60_000)
+
+  Python can call functions of the request while it works on it, several at once; what they raise is an error for
+  Python and for nobody else:
+
+      ErlBridge.call(bridge, :rank, %{candidates: list},
+        callbacks: %{score: fn candidate -> MyApp.score(candidate) end}
+      )
+
+  Events come to `:on_event` in this process, in order, all of them before the reply:
+
+      ErlBridge.call(bridge, :crawl, %{}, on_event: fn %{kind: :progress} = event -> IO.inspect(event) end)
+
+  A deadline is kept by Python, which then answers with a `:timeout_error` and the best result so far, if there is one, in its
+  context. The options are listed in the [module's documentation](#module-options-of-a-request).
+  """
+  @spec call(bridge, atom, map, keyword) :: result
+  def call(bridge, request_type, payload \\ %{}, options \\ []),
+    do: request(bridge, request_type, payload, Options.validate!(options, :call))
+
+  @doc "Like `call/4`, but returns the result or raises the error."
+  @spec call!(bridge, atom, map, keyword) :: term
+  def call!(bridge, request_type, payload \\ %{}, options \\ []),
+    do: bang!(call(bridge, request_type, payload, options))
+
+  @doc """
+  Sends a request and returns at once. The reply is for `await/1`, in the same process.
+
+      {:ok, request} = ErlBridge.async(bridge, :embed, %{texts: texts})
+      ...
+      {:ok, vectors} = ErlBridge.await(request)
+  """
+  @spec async(bridge, atom, map, keyword) :: {:ok, Request.t()} | {:error, Error.t()}
+  def async(bridge, request_type, payload \\ %{}, options \\ []),
+    do: Request.start(bridge, request_type, payload, Options.validate!(options, :call))
+
+  @doc "Waits for the reply to a request of `async/4`. Its events come to `:on_event` only now."
+  @spec await(Request.t()) :: result
+  def await(%Request{} = request), do: Request.await(request)
+
+  @doc """
+  Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for it.
+
+  The request is answered with an error of the type `:cancelled`. Gives `false` when no such request is in flight.
+
+      ErlBridge.optimize(bridge, signature, rows, id: :nightly)   # in one process
+      {:ok, true} = ErlBridge.cancel(bridge, :nightly)            # in another
+  """
+  @spec cancel(bridge, Request.t() | term) :: {:ok, boolean} | {:error, Error.t()}
+  def cancel(bridge, %Request{reply_to: reply_to}), do: cancel(bridge, reply_to)
+
+  def cancel(bridge, id) do
+    with {:ok, request} <- Request.start_cancel(bridge, id, %{timeout: @health_timeout}),
+         {:ok, %{cancelled: cancelled}} <- Request.await(request),
+         do: {:ok, cancelled}
+  end
+
+  @doc "Sends a map to Python and back."
+  @spec ping(bridge, map) :: result
+  def ping(bridge, payload \\ %{}), do: call(bridge, :ping, payload)
+
+  @doc "Like `ping/2`, but returns the map or raises the error."
+  @spec ping!(bridge, map) :: map
+  def ping!(bridge, payload \\ %{}), do: bang!(ping(bridge, payload))
+
+  @doc """
+  Whether Python answers and is well. A Python that is busy with long requests answers at once.
+  """
+  @spec health_check(bridge) :: {:ok, :healthy} | {:error, Error.t()}
+  def health_check(bridge) do
+    case info(bridge) do
+      {:ok, %{status: :healthy}} ->
+        {:ok, :healthy}
+
+      {:ok, %{status: status}} ->
+        {:error, %Error{type: :overloaded, message: "Python is #{status}", strategy: :retry}}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+
+  @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
+  @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
+  def info(bridge), do: call(bridge, :health_check, %{}, timeout: @health_timeout)
+
+  ## DSPy
+
+  @doc """
+  Optimizes a signature with DSPy on rows of examples.
+
+  Gives `%{status: :success, program: program, optimized_signature: ..., optimization_metrics: ...}`; the program is what
+  `predict/4` and `evaluate/4` take. An optimization takes as long as it takes: without a `:timeout` there is no deadline.
+
+  #{Options.docs(:optimize)}
+  """
+  @spec optimize(bridge, Payload.signature(), Payload.rows(), keyword) :: result
+  def optimize(bridge, signature, training_data, options \\ []) do
+    options = work_options(options, :optimize)
+
+    request(
+      bridge,
+      :optimize_signature,
+      Payload.optimize(signature, training_data, options),
+      options
+    )
+  end
+
+  @doc "Like `optimize/4`, but returns the result or raises the error."
+  @spec optimize!(bridge, Payload.signature(), Payload.rows(), keyword) :: map
+  def optimize!(bridge, signature, training_data, options \\ []),
+    do: bang!(optimize(bridge, signature, training_data, options))
+
+  @doc """
+  Scores a program, or a signature as it is, on rows.
+
+  Gives the score, the result of each row and the errors. Without a `:timeout` there is no deadline.
+
+  #{Options.docs(:evaluate)}
+  """
+  @spec evaluate(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
+          result
+  def evaluate(bridge, program_or_signature, data, options \\ []) do
+    options = work_options(options, :evaluate)
+
+    request(
+      bridge,
+      :evaluate_pipeline,
+      Payload.evaluate(program_or_signature, data, options),
+      options
+    )
+  end
+
+  @doc "Like `evaluate/4`, but returns the result or raises the error."
+  @spec evaluate!(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: map
+  def evaluate!(bridge, program_or_signature, data, options \\ []),
+    do: bang!(evaluate(bridge, program_or_signature, data, options))
+
+  @doc """
+  Predicts with a program, or with a signature as it is.
+
+  A map of inputs gives a map of outputs. A list of inputs gives a list in the same order of `{:ok, outputs}` and
+  `{:error, error}`: a row that fails leaves the others alone.
+
+  #{Options.docs(:predict)}
+  """
+  @spec predict(bridge, Payload.program() | Payload.signature(), map, keyword) ::
+          {:ok, map} | {:error, Error.t()}
+  @spec predict(bridge, Payload.program() | Payload.signature(), [map], keyword) ::
+          {:ok, [{:ok, map} | {:error, Error.t()}]} | {:error, Error.t()}
+  def predict(bridge, program_or_signature, inputs, options \\ []) do
+    options = Options.validate!(options, :predict)
+    payload = Payload.predict(program_or_signature, inputs, options)
+
+    with {:ok, results} when is_list(results) <- request(bridge, :predict, payload, options),
+         do: {:ok, Enum.map(results, &row_result/1)}
+  end
+
+  @doc "Like `predict/4`, but returns the outputs or raises the error."
+  @spec predict!(bridge, Payload.program() | Payload.signature(), map | [map], keyword) ::
+          map | [{:ok, map} | {:error, Error.t()}]
+  def predict!(bridge, program_or_signature, inputs, options \\ []),
+    do: bang!(predict(bridge, program_or_signature, inputs, options))
+
+  ## Shared
+
+  defp request(bridge, request_type, payload, options) do
+    with {:ok, request} <- Request.start(bridge, request_type, payload, options),
+         do: Request.await(request)
+  end
+
+  defp work_options(options, schema) do
+    options
+    |> Options.validate!(schema)
+    |> Map.put_new(:timeout, :infinity)
+    |> hear_progress()
+  end
+
+  defp hear_progress(%{on_progress: on_progress} = options) do
+    on_event = Map.get(options, :on_event, fn _event -> :ok end)
+
+    Map.put(options, :on_event, fn event ->
+      if event.kind == :progress, do: on_progress.(event)
+      on_event.(event)
+    end)
+  end
+
+  defp hear_progress(options), do: options
+
+  defp row_result({:ok, outputs}), do: {:ok, outputs}
+  defp row_result({:error, error}), do: {:error, Error.from_wire(error)}
+
+  defp bang!({:ok, result}), do: result
+  defp bang!({:error, error}), do: raise(error)
+end

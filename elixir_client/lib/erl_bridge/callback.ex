@@ -1,0 +1,73 @@
+defmodule ErlBridge.Callback do
+  @moduledoc """
+  Runs one of a request's functions for Python and turns whatever happens into an answer.
+
+  The arguments are decoded and the result is encoded where the function runs, in a process of its own.
+
+      iex> ErlBridge.Callback.run(%{add: &+/2}, "add", [1, 2])
+      {:ok, 3}
+      iex> ErlBridge.Callback.run(%{}, :add, [1, 2])
+      {:error, "there is no callback named add; the request has none"}
+      iex> ErlBridge.Callback.run(%{fail: fn -> raise "no" end}, :fail, [])
+      {:error, "** (RuntimeError) no"}
+  """
+
+  alias ErlBridge.{Error, Protocol}
+
+  @type callbacks :: %{optional(atom | String.t()) => fun}
+  @type answer :: {:ok, term} | {:error, String.t()}
+
+  @doc "The encoded answer to a call, given its frame. An answer that is larger than a frame may be is an error instead."
+  @spec answer(callbacks, binary, pos_integer) :: Protocol.body()
+  def answer(callbacks, frame, max_frame) do
+    {:call, call_id, _id} = Protocol.peek(frame)
+
+    answer =
+      case Protocol.decode(frame) do
+        {:ok, {:call, _call_id, _id, name, args}} -> run(callbacks, name, args)
+        {:error, error} -> {:error, Exception.message(error)}
+      end
+
+    # Python would skip a frame that is too large, and wait for the answer for ever.
+    body = body(call_id, answer)
+    bytes = Protocol.frame_size(body)
+
+    if bytes > max_frame,
+      do: body(call_id, {:error, Exception.message(Error.too_large(bytes, max_frame))}),
+      else: body
+  end
+
+  @doc "The encoded answer to a call whose process ended before it had one."
+  @spec died(term, term) :: Protocol.body()
+  def died(call_id, reason),
+    do:
+      body(
+        call_id,
+        {:error, "the process of the callback ended: #{Exception.format_exit(reason)}"}
+      )
+
+  @doc """
+  Applies the function of that name to the arguments. `:score` and `"score"` are one name.
+
+  A raise, a throw or an exit is an answer too.
+  """
+  @spec run(callbacks, atom | String.t(), [term]) :: answer
+  def run(callbacks, name, args) do
+    case find(callbacks, name) do
+      nil -> {:error, "there is no callback named #{name}; the request has #{names(callbacks)}"}
+      fun -> {:ok, apply(fun, args)}
+    end
+  catch
+    kind, reason -> {:error, Exception.format_banner(kind, reason, __STACKTRACE__)}
+  end
+
+  defp body(call_id, answer),
+    do: Protocol.body(:callback_result, %{call_id: call_id, result: answer}, %{})
+
+  defp find(callbacks, name) do
+    Enum.find_value(callbacks, fn {key, fun} -> to_string(key) == to_string(name) && fun end)
+  end
+
+  defp names(callbacks) when callbacks == %{}, do: "none"
+  defp names(callbacks), do: callbacks |> Map.keys() |> Enum.map_join(", ", &to_string/1)
+end

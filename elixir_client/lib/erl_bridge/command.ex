@@ -1,0 +1,51 @@
+defmodule ErlBridge.Command do
+  @moduledoc """
+  The command line that starts Python, from the options of a bridge.
+
+      iex> options = ErlBridge.Options.validate!([app: "shop:app", preload: false], :start)
+      iex> ErlBridge.Command.arguments(options)
+      ["port", "--app", "shop:app", "--no-preload"]
+  """
+
+  # Python's stderr goes into the pipe; `exec` makes the shell become the launcher and the launcher become Python, so
+  # that the port's OS process is Python itself.
+  @script ~S(pipe=$1; shift; exec "$@" 2>"$pipe")
+
+  @doc "What `Port.open/2` takes to start Python with its stderr going into `pipe`."
+  @spec port(map, Path.t()) :: {{:spawn_executable, Path.t()}, list}
+  def port(options, pipe) do
+    arguments = ["-c", @script, "erl_bridge", pipe, launcher() | arguments(options)]
+
+    {{:spawn_executable, System.find_executable("sh")},
+     [:binary, :exit_status, :hide, {:packet, 4}, args: arguments, env: environment(options)] ++
+       if(options.nouse_stdio, do: [:nouse_stdio], else: [:use_stdio]) ++
+       if(options[:cd], do: [cd: String.to_charlist(options.cd)], else: [])}
+  end
+
+  @doc "The arguments of the launcher."
+  @spec arguments(map) :: [String.t()]
+  def arguments(options) do
+    ["port"] ++
+      value("--app", options[:app]) ++
+      if(options.nouse_stdio, do: ["--fds", "3,4"], else: []) ++
+      if(options.preload, do: [], else: ["--no-preload"]) ++
+      value("--max-frame", options[:max_frame]) ++
+      value("--max-jobs", options[:max_jobs]) ++
+      options.args
+  end
+
+  @doc "Python's environment, as a port wants it: the chosen interpreter for the launcher, and the user's own."
+  @spec environment(map) :: [{charlist, charlist | false}]
+  def environment(options) do
+    chosen = if options[:python], do: [{"ERL_BRIDGE_PYTHON", options.python}], else: []
+
+    for {name, value} <- chosen ++ Enum.to_list(options.env) do
+      {String.to_charlist(name), value && String.to_charlist(value)}
+    end
+  end
+
+  defp launcher, do: Path.join(:code.priv_dir(:erl_bridge), "erl_bridge")
+
+  defp value(_flag, nil), do: []
+  defp value(flag, value), do: [flag, to_string(value)]
+end

@@ -1,0 +1,137 @@
+defmodule ErlBridge.Error do
+  @moduledoc """
+  The one error of this library: what a server answered with, or what this side found out about the server.
+
+    * `:type` - what happened; the types of the protocol, and `:not_running` when there is no bridge to ask
+    * `:message` - a whole sentence for people
+    * `:python_type`, `:traceback` - the exception in Python, where there was one
+    * `:context` - a map of terms for programs: `:path`, `:best` (the best result so far), `:exit_status`, `:stderr`...
+    * `:strategy` - what to do about it: `:retry`, `:fallback`, `:restart_process` or `:fatal`
+    * `:retry_after_ms` - how long to wait before a retry, where somebody said so
+
+  Three types are made on this side: `:process_crashed` (Python died; its exit status and last lines of stderr are in the
+  context), `:timeout_error` (no answer in time) and `:not_running`.
+
+      iex> error = ErlBridge.Error.from_wire(%{error_type: :lm_error, message: "slow down", recovery_strategy: :retry})
+      iex> {error.type, error.strategy, Exception.message(error)}
+      {:lm_error, :retry, "lm_error: slow down"}
+  """
+
+  @type strategy :: :retry | :fallback | :restart_process | :fatal
+
+  @type t :: %__MODULE__{
+          type: atom,
+          message: String.t(),
+          python_type: String.t() | nil,
+          traceback: String.t() | nil,
+          context: map,
+          strategy: strategy,
+          retry_after_ms: non_neg_integer | nil
+        }
+
+  defexception [
+    :type,
+    :message,
+    :python_type,
+    :traceback,
+    :retry_after_ms,
+    context: %{},
+    strategy: :fatal
+  ]
+
+  @impl true
+  def message(%__MODULE__{python_type: nil} = error), do: "#{error.type}: #{error.message}"
+
+  def message(%__MODULE__{} = error),
+    do: "#{error.type} (#{error.python_type}): #{error.message}"
+
+  @doc "The error that an error map of the protocol is."
+  @spec from_wire(term) :: t
+  def from_wire(%{error_type: type, message: message} = map)
+      when is_atom(type) and is_binary(message) do
+    %__MODULE__{
+      type: type,
+      message: message,
+      python_type: map[:python_type],
+      traceback: map[:traceback],
+      context: map[:context] || %{},
+      strategy: map[:recovery_strategy] || :fatal,
+      retry_after_ms: map[:retry_after_ms]
+    }
+  end
+
+  def from_wire(other), do: unreadable("expected an error map, got: #{inspect(other, limit: 20)}")
+
+  @doc "Python ended by itself, with this exit status (`nil` if unknown) and these last lines of stderr."
+  @spec crashed(pos_integer | nil, non_neg_integer | nil, [String.t()]) :: t
+  def crashed(os_pid, status, stderr) do
+    %__MODULE__{
+      type: :process_crashed,
+      message: "Python (OS process #{os_pid}) #{ending(status)}#{last_words(stderr)}",
+      context: %{os_pid: os_pid, exit_status: status, stderr: stderr},
+      strategy: :restart_process
+    }
+  end
+
+  @doc "Python did not say hello within `timeout` ms of its start."
+  @spec no_hello(timeout, [String.t()]) :: t
+  def no_hello(timeout, stderr) do
+    %__MODULE__{
+      type: :timeout_error,
+      message: "Python did not say hello within #{timeout} ms#{last_words(stderr)}",
+      context: %{stderr: stderr},
+      strategy: :restart_process
+    }
+  end
+
+  @doc "No answer came within the `timeout` ms of the request."
+  @spec timed_out(non_neg_integer) :: t
+  def timed_out(timeout) do
+    %__MODULE__{
+      type: :timeout_error,
+      message: "no answer within #{timeout} ms",
+      strategy: :retry
+    }
+  end
+
+  @doc "There is no bridge under that name or pid, or it ended before it answered."
+  @spec not_running(term) :: t
+  def not_running(bridge) do
+    %__MODULE__{
+      type: :not_running,
+      message: "no bridge is running as #{inspect(bridge)}",
+      strategy: :retry
+    }
+  end
+
+  @doc "Another request with this id is in flight."
+  @spec duplicate_id(term) :: t
+  def duplicate_id(id) do
+    %__MODULE__{
+      type: :invalid_request,
+      message: "id: a request with the id #{inspect(id)} is in flight already"
+    }
+  end
+
+  @doc "So many bytes are more than a frame may have."
+  @spec too_large(pos_integer, pos_integer) :: t
+  def too_large(bytes, limit) do
+    %__MODULE__{
+      type: :serialization_error,
+      message: "#{bytes} bytes are more than the #{limit} that a frame may have (:max_frame)",
+      context: %{frame_bytes: bytes, limit: limit}
+    }
+  end
+
+  @doc "Something came that this side cannot read."
+  @spec unreadable(String.t()) :: t
+  def unreadable(why), do: %__MODULE__{type: :serialization_error, message: why}
+
+  # What a shell makes of a death by signal: 128 and the signal's number.
+  defp ending(nil), do: "closed its input and output"
+  defp ending(status) when status > 128, do: "was killed by signal #{status - 128}"
+  defp ending(status), do: "ended with exit status #{status}"
+
+  defp last_words([]), do: ""
+  defp last_words(lines), do: "; its last words: " <> List.last(lines)
+end

@@ -1,0 +1,265 @@
+defmodule ErlBridge.Options do
+  @moduledoc """
+  All options of this library: one schema per function, which validates them and writes their documentation.
+
+      iex> ErlBridge.Options.validate!([timeot: 5], :call)
+      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :callbacks and :metadata
+
+      iex> ErlBridge.Options.validate!([timeout: "5"], :call)
+      ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
+  """
+
+  @type schema :: :start | :call | :optimize | :evaluate | :predict
+
+  # How like two names must be for one to be offered for the other (1.0: the same).
+  @alike 0.77
+
+  @levels [:debug, :info, :notice, :warning, :error]
+
+  @start [
+    name: [type: :name, doc: "the name to register the bridge under"],
+    python: [
+      type: :string,
+      doc:
+        "the Python interpreter; without it `$ERL_BRIDGE_PYTHON`, the project's `.venv`, or `python3`"
+    ],
+    app: [
+      type: :string,
+      doc: "handlers of your own, as `\"package.module:app\"`"
+    ],
+    cd: [type: :string, doc: "the folder in which Python runs"],
+    env: [
+      type: :env,
+      default: [],
+      doc: "environment variables for Python, `[{\"NAME\", \"value\"}]`; `false` unsets one"
+    ],
+    args: [type: :strings, default: [], doc: "further arguments for `erl_bridge port`"],
+    timeout: [
+      type: :timeout,
+      default: 30_000,
+      doc: "how long a request may take unless it says otherwise"
+    ],
+    start_timeout: [
+      type: :timeout,
+      default: 15_000,
+      doc: "how long Python may take to say hello"
+    ],
+    shutdown_timeout: [
+      type: :pos_integer,
+      default: 5_000,
+      doc: "how many milliseconds requests in flight get to finish when the bridge is stopped"
+    ],
+    preload: [
+      type: :boolean,
+      default: true,
+      doc: "import DSPy right after the start, not at its first request"
+    ],
+    max_frame: [
+      type: :pos_integer,
+      doc: "the largest frame in bytes that Python accepts; 64 MiB unless told"
+    ],
+    max_jobs: [type: :pos_integer, doc: "how many job processes may run at once"],
+    nouse_stdio: [
+      type: :boolean,
+      default: false,
+      doc: "speak on file descriptors 3 and 4 and leave stdin and stdout alone"
+    ],
+    log_level: [
+      type: {:in, [:none | @levels]},
+      default: :info,
+      doc: "the level at which Python's stderr goes to `Logger`; `:none` for not at all"
+    ]
+  ]
+
+  @call [
+    timeout: [
+      type: :timeout,
+      doc: "the request's deadline, which Python keeps too; the bridge's `:timeout` unless told"
+    ],
+    id: [type: :any, doc: "any term that names the request for `ErlBridge.cancel/2`"],
+    on_event: [
+      type: {:function, 1},
+      doc: "called in the calling process with each event, in order, before the reply"
+    ],
+    callbacks: [
+      type: :callbacks,
+      default: %{},
+      doc: "functions that Python may call while it works, by name: `%{score: &score/2}`"
+    ],
+    metadata: [
+      type: :map,
+      default: %{},
+      doc: "goes along with the request; a handler in Python reads it as `context.metadata`"
+    ]
+  ]
+
+  @language_model [
+    lm: [
+      type: :any,
+      doc:
+        "the language model: `\"openai/gpt-4o-mini\"`, `%{model: ..., api_base: ...}`, " <>
+          "`%{callback: name}` or `\"local/nearest-demo\"`"
+    ]
+  ]
+
+  @module [
+    module: [
+      type: :any,
+      doc: "the DSPy module for a signature, `:predict` or `:chain_of_thought`"
+    ]
+  ]
+
+  @progress [
+    on_progress: [
+      type: {:function, 1},
+      doc: "as `:on_event`, but only for events of the kind `:progress`"
+    ]
+  ]
+
+  @metric [
+    metric: [
+      type: :any,
+      doc: "what an answer is worth: `:exact_match`, ..., or `%{callback: name}`"
+    ]
+  ]
+
+  @config [
+    config: [
+      type: :config,
+      default: %{},
+      doc: "further settings of the work, as a map or keyword list: `[num_threads: 4]`"
+    ]
+  ]
+
+  @optimize @module ++
+              [
+                optimizer: [type: :any, doc: "the optimizer, `:bootstrap_few_shot` for example"],
+                validation_data: [
+                  type: :any,
+                  doc: "rows, or `%{dataset: id}`, on which candidates are compared"
+                ]
+              ] ++ @metric ++ @config ++ @language_model ++ @progress ++ @call
+
+  @schemas %{
+    start: @start,
+    call: @call,
+    optimize: @optimize,
+    evaluate: @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call,
+    predict: @module ++ @config ++ @language_model ++ @call
+  }
+
+  @doc """
+  The options as a map, with the defaults filled in.
+
+  Raises `ArgumentError` that names the option at fault, what was expected and what came.
+  """
+  @spec validate!(keyword, schema) :: map
+  def validate!(options, schema) do
+    fields = Map.fetch!(@schemas, schema)
+
+    if not Keyword.keyword?(options) do
+      raise ArgumentError, "expected options as a keyword list, got: #{inspect(options)}"
+    end
+
+    Enum.each(options, &check!(&1, fields))
+
+    for({name, field} <- fields, Keyword.has_key?(field, :default), do: {name, field[:default]})
+    |> Map.new()
+    |> Map.merge(Map.new(options))
+  end
+
+  @doc "The names of a schema's options."
+  @spec names(schema) :: [atom]
+  def names(schema), do: Keyword.keys(Map.fetch!(@schemas, schema))
+
+  @doc "The options of a schema as a Markdown list."
+  @spec docs(schema) :: String.t()
+  def docs(schema) do
+    Enum.map_join(Map.fetch!(@schemas, schema), "\n", fn {name, field} ->
+      "  * `:#{name}` (#{expected(field[:type])}) - #{field[:doc]}#{default(field)}"
+    end)
+  end
+
+  defp default(field) do
+    case Keyword.fetch(field, :default) do
+      {:ok, value} when value not in [[], %{}] -> ". Default: `#{inspect(value)}`"
+      _none_worth_a_word -> ""
+    end
+  end
+
+  defp check!({name, value}, fields) do
+    case Keyword.fetch(fields, name) do
+      {:ok, field} -> valid?(field[:type], value) || wrong!(name, field[:type], value)
+      :error -> unknown!(name, Keyword.keys(fields))
+    end
+  end
+
+  defp wrong!(name, type, value) do
+    raise ArgumentError,
+          "expected #{inspect(name)} to be #{expected(type)}, got: #{inspect(value)}"
+  end
+
+  defp unknown!(name, names) do
+    hint =
+      case nearest(name, names) do
+        nil -> ""
+        near -> ", did you mean #{inspect(near)}?"
+      end
+
+    {last, others} = List.pop_at(Enum.map(names, &inspect/1), -1)
+
+    raise ArgumentError,
+          "unknown option #{inspect(name)}#{hint}#{if hint == "", do: "."} " <>
+            "The options are #{Enum.join(others, ", ")} and #{last}"
+  end
+
+  defp nearest(name, names) do
+    likeness = &String.jaro_distance(Atom.to_string(name), Atom.to_string(&1))
+    near = Enum.max_by(names, likeness)
+    if likeness.(near) >= @alike, do: near
+  end
+
+  defp valid?(:any, _value), do: true
+  defp valid?(:string, value), do: is_binary(value)
+  defp valid?(:strings, value), do: is_list(value) and Enum.all?(value, &is_binary/1)
+  defp valid?(:boolean, value), do: is_boolean(value)
+  defp valid?(:pos_integer, value), do: is_integer(value) and value > 0
+  defp valid?(:timeout, value), do: value == :infinity or valid?(:pos_integer, value)
+  defp valid?(:map, value), do: is_map(value)
+  defp valid?(:config, value), do: is_map(value) or Keyword.keyword?(value)
+  defp valid?({:in, values}, value), do: value in values
+  defp valid?({:function, arity}, value), do: is_function(value, arity)
+
+  defp valid?(:name, {:global, _name}), do: true
+  defp valid?(:name, {:via, module, _name}), do: is_atom(module)
+  defp valid?(:name, value), do: is_atom(value)
+
+  defp valid?(:env, env) do
+    (is_list(env) or is_map(env)) and
+      Enum.all?(
+        env,
+        &match?({name, value} when is_binary(name) and (is_binary(value) or value == false), &1)
+      )
+  end
+
+  defp valid?(:callbacks, callbacks) do
+    is_map(callbacks) and
+      Enum.all?(callbacks, fn {name, fun} ->
+        (is_atom(name) or is_binary(name)) and is_function(fun)
+      end)
+  end
+
+  defp expected(:any), do: "any term"
+  defp expected(:string), do: "a string"
+  defp expected(:strings), do: "a list of strings"
+  defp expected(:boolean), do: "true or false"
+  defp expected(:pos_integer), do: "a positive integer"
+  defp expected(:timeout), do: "a positive integer (milliseconds) or :infinity"
+  defp expected(:map), do: "a map"
+  defp expected(:config), do: "a map or a keyword list"
+  defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
+  defp expected({:function, arity}), do: "a function of #{arity} argument"
+  defp expected(:name), do: "an atom, {:global, term} or {:via, module, term}"
+  defp expected(:env), do: "a list or map of strings to strings or false"
+  defp expected(:callbacks), do: "a map of atoms or strings to functions"
+end

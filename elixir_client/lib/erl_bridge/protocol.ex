@@ -1,0 +1,146 @@
+defmodule ErlBridge.Protocol do
+  @moduledoc """
+  Frames as binaries, messages as terms, and nothing else: no process, no port.
+
+  A request is encoded in two steps, so that the process that owns the port never handles the terms of a request. The
+  caller encodes all but the id (`body/3`); the worker puts the id in front (`frame/2`), a small integer of its own.
+
+      iex> body = ErlBridge.Protocol.body(:ping, %{n: 1}, %{})
+      iex> frame = IO.iodata_to_binary(ErlBridge.Protocol.frame(300, body))
+      iex> %{message_id: 300, request_type: :ping, payload: %{n: 1}} = :erlang.binary_to_term(frame)
+      iex> ErlBridge.Protocol.peek(:erlang.term_to_binary({:ok, 300, "pong"}))
+      {:final, 300}
+      iex> ErlBridge.Protocol.decode(:erlang.term_to_binary({:ok, 300, "pong"}))
+      {:ok, {:ok, 300, "pong"}}
+
+  What comes back is read in two steps for the same reason: `peek/1` finds out for the worker what a frame is and whose,
+  by its first bytes; `decode/1` reads it whole where it is wanted.
+  """
+
+  alias ErlBridge.Error
+
+  @typedoc "Every id on the wire is of this range: the external term format has one way to write it, in five bytes."
+  @type id :: 256..0x7FFFFFFF
+
+  @typedoc "An encoded request that lacks its id."
+  @type body :: iodata
+
+  @type message ::
+          {:hello, map}
+          | {:ok, id, term}
+          | {:error, id | nil, map}
+          | {:event, id, map}
+          | {:call, term, id, term, [term]}
+
+  @type glimpse ::
+          {:final, id} | {:event, id} | {:call, term, id} | {:refused, Error.t()} | :unreadable
+
+  @first_id 256
+  @last_id 0x7FFFFFFF
+  @version 131
+  @map 116
+  @integer 98
+  @small_integer 97
+
+  # The first pair of every request map, but for the number.
+  @message_id binary_part(
+                :erlang.term_to_binary(:message_id),
+                1,
+                byte_size(:erlang.term_to_binary(:message_id)) - 1
+              )
+
+  # "{tag, ": a tuple of so many elements and its first, in the two ways that an atom is written.
+  atom_forms = fn tag ->
+    name = Atom.to_string(tag)
+    [<<119, byte_size(name), name::binary>>, <<100, byte_size(name)::16, name::binary>>]
+  end
+
+  @doc "The first id to use."
+  @spec first_id() :: id
+  def first_id, do: @first_id
+
+  @doc "The id after this one; past the last comes the first again."
+  @spec next_id(id) :: id
+  def next_id(@last_id), do: @first_id
+  def next_id(id), do: id + 1
+
+  @doc "Encodes a request, all but its id."
+  @spec body(atom, map, map) :: body
+  def body(request_type, payload, metadata) do
+    request = %{
+      request_type: request_type,
+      payload: payload,
+      timestamp: System.os_time(:millisecond),
+      metadata: metadata
+    }
+
+    [<<@version, @map, 4::32, pairs::binary>> | rest] = :erlang.term_to_iovec(request)
+    [pairs | rest]
+  end
+
+  @doc "The whole frame of a request: a map of five pairs, of which the first is the id."
+  @spec frame(id, body) :: iodata
+  def frame(id, body), do: [<<@version, @map, 5::32, @message_id, @integer, id::32>> | body]
+
+  @doc "The size in bytes of the frame that a request becomes."
+  @spec frame_size(body) :: pos_integer
+  def frame_size(body), do: IO.iodata_length(frame(@first_id, body))
+
+  @doc """
+  What a frame is and whose, without decoding it where its first bytes say so.
+
+  `:final` is a reply of either kind, `:refused` the answer to a frame in which Python found no request. A server that writes its terms in some other valid way is understood too, at the price of
+  decoding.
+  """
+  @spec peek(binary) :: glimpse
+  for {tag, kind} <- [ok: :final, error: :final, event: :event], atom <- atom_forms.(tag) do
+    def peek(<<@version, 104, 3, unquote(atom), @integer, id::32, _rest::binary>>),
+      do: {unquote(kind), id}
+  end
+
+  for atom <- atom_forms.(:call) do
+    def peek(
+          <<@version, 104, 5, unquote(atom), @small_integer, call, @integer, id::32,
+            _rest::binary>>
+        ),
+        do: {:call, call, id}
+
+    def peek(
+          <<@version, 104, 5, unquote(atom), @integer, call::32, @integer, id::32, _rest::binary>>
+        ),
+        do: {:call, call, id}
+  end
+
+  def peek(frame) do
+    case decode(frame) do
+      {:ok, {:event, id, _event}} -> {:event, id}
+      {:ok, {:call, call_id, id, _name, _args}} -> {:call, call_id, id}
+      {:ok, {:error, nil, error}} -> {:refused, Error.from_wire(error)}
+      {:ok, {tag, id, _result}} when tag in [:ok, :error] -> {:final, id}
+      _anything_else -> :unreadable
+    end
+  end
+
+  @doc "Decodes a frame. Atoms that do not exist in this node make it unreadable."
+  @spec decode(binary) :: {:ok, message} | {:error, Error.t()}
+  def decode(frame) do
+    classify(:erlang.binary_to_term(frame, [:safe]))
+  rescue
+    ArgumentError ->
+      {:error,
+       Error.unreadable(
+         "a frame of #{byte_size(frame)} bytes is no term, or holds atoms unknown here"
+       )}
+  end
+
+  defp classify({:hello, facts} = message) when is_map(facts), do: {:ok, message}
+  defp classify({:ok, _id, _result} = message), do: {:ok, message}
+  defp classify({:error, _id, error} = message) when is_map(error), do: {:ok, message}
+  defp classify({:event, _id, event} = message) when is_map(event), do: {:ok, message}
+  defp classify({:call, _, _, _name, args} = message) when is_list(args), do: {:ok, message}
+
+  defp classify(other),
+    do:
+      {:error,
+       Error.unreadable("expected a message of the protocol, got: #{inspect(other, limit: 20)}")}
+end

@@ -1,0 +1,129 @@
+defmodule ErlBridge.Python do
+  @moduledoc """
+  The Python process of one worker: started, greeted, written to, and seen to its end.
+
+  The worker's process owns the port and calls all of these.
+  """
+
+  alias ErlBridge.{Command, Error, OsProcess, Protocol, Reaper, Stderr}
+
+  @enforce_keys [:port, :os_pid, :watch, :stderr]
+  defstruct [:port, :os_pid, :watch, :stderr, :hello]
+
+  @type t :: %__MODULE__{
+          port: port,
+          os_pid: pos_integer,
+          watch: reference,
+          stderr: pid,
+          hello: map | nil
+        }
+
+  # How long the last lines of stderr may take to arrive once Python is dead.
+  @last_words_ms 300
+
+  # How long Python may take to die of a signal.
+  @signal_ms 1_000
+
+  @doc """
+  Starts Python and waits for its hello.
+
+  The error holds what Python wrote to stderr when it ended or was silent instead.
+  """
+  @spec start(map) :: {:ok, t} | {:error, Error.t()}
+  def start(options) do
+    case Stderr.make_pipe() do
+      {:ok, pipe} ->
+        python = open(options, pipe)
+        result = await_hello(python, options.start_timeout)
+        File.rm(pipe)
+        result
+
+      {:error, why} ->
+        {:error, %Error{type: :not_running, message: "no pipe for Python's stderr: #{why}"}}
+    end
+  end
+
+  @doc "Writes a frame. When Python is gone nothing happens: the port's own message says so."
+  @spec write(t, iodata) :: :ok
+  def write(%__MODULE__{port: port}, frame) do
+    Port.command(port, frame)
+    :ok
+  rescue
+    ArgumentError -> :ok
+  end
+
+  @doc """
+  The error for those who wait on a Python that ended with this exit status.
+
+  `nil` is for a port that closed without one: then Python reads no more, and must not live on unheard.
+  """
+  @spec crashed(t, non_neg_integer | nil) :: Error.t()
+  def crashed(%__MODULE__{} = python, status) do
+    if status == nil, do: OsProcess.signal(python.os_pid, "KILL")
+    Error.crashed(python.os_pid, status, close(python))
+  end
+
+  @doc """
+  Ends a Python that does not end by itself: a signal that it may obey, then one that it cannot refuse.
+
+  Returns the last lines of its stderr when it is gone.
+  """
+  @spec kill(t) :: [String.t()]
+  def kill(%__MODULE__{} = python) do
+    Enum.find(["TERM", "KILL"], fn signal ->
+      OsProcess.signal(python.os_pid, signal)
+      ended?(python)
+    end)
+
+    close(python)
+  end
+
+  @doc "Puts away what is left of a Python that has ended. Returns the last lines of its stderr."
+  @spec close(t) :: [String.t()]
+  def close(%__MODULE__{} = python) do
+    Reaper.release(python.watch)
+    close_port(python.port)
+    Stderr.stop(python.stderr, @last_words_ms)
+  end
+
+  defp close_port(port) do
+    Port.close(port)
+  rescue
+    ArgumentError -> :closed_already
+  end
+
+  defp open(options, pipe) do
+    {executable, port_options} = Command.port(options, pipe)
+    port = Port.open(executable, port_options)
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    watch = Reaper.watch(os_pid)
+    {:ok, stderr} = Stderr.start_link(pipe, options.log_level, "python #{os_pid}")
+    %__MODULE__{port: port, os_pid: os_pid, watch: watch, stderr: stderr}
+  end
+
+  defp await_hello(%__MODULE__{port: port} = python, timeout) do
+    receive do
+      {^port, {:data, frame}} -> greet(python, Protocol.decode(frame))
+      {^port, {:exit_status, status}} -> {:error, crashed(python, status)}
+    after
+      timeout -> {:error, Error.no_hello(timeout, kill(python))}
+    end
+  end
+
+  defp greet(python, {:ok, {:hello, %{protocol: 1, limits: %{max_frame_bytes: _}} = hello}}),
+    do: {:ok, %{python | hello: hello}}
+
+  defp greet(python, other) do
+    kill(python)
+    {:error, Error.unreadable("expected hello of protocol 1, got: #{inspect(other, limit: 20)}")}
+  end
+
+  defp ended?(%__MODULE__{port: port}) do
+    receive do
+      {^port, {:exit_status, _status}} -> true
+      {:EXIT, ^port, _reason} -> true
+    after
+      @signal_ms -> false
+    end
+  end
+end

@@ -1,0 +1,82 @@
+defmodule ErlBridge.Stderr do
+  @moduledoc """
+  Python's stderr, line by line: each line goes to `Logger`, and the last ones are kept for error messages.
+
+  A port cannot tell a program's stderr from its stdout, and leaves it to the terminal of the node. So Python writes its stderr
+  into a named pipe, and a second port reads that pipe through `cat`. This process owns the second port: a flood of
+  lines holds up neither the worker nor Python, and nothing is written to disk. The pipe has a name only until both
+  ends have opened it.
+  """
+
+  use GenServer
+
+  require Logger
+
+  @kept 50
+  @longest_line 4096
+
+  @doc "Makes the named pipe, readable by this user only."
+  @spec make_pipe() :: {:ok, Path.t()} | {:error, String.t()}
+  def make_pipe do
+    name = "erl_bridge-#{System.pid()}-#{System.unique_integer([:positive])}.stderr"
+    path = Path.join(System.tmp_dir!(), name)
+
+    case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
+      {_output, 0} -> {:ok, path}
+      {output, _status} -> {:error, String.trim(output)}
+    end
+  end
+
+  @doc "Starts reading the pipe; lines are logged at `level` under `name`, or not at all for `:none`."
+  @spec start_link(Path.t(), Logger.level() | :none, String.t()) :: {:ok, pid}
+  def start_link(pipe, level, name), do: GenServer.start_link(__MODULE__, {pipe, level, name})
+
+  @doc """
+  Ends the reading and gives the last lines, oldest first.
+
+  Waits up to `timeout` ms for the writers to close the pipe, so that nothing they wrote is lost.
+  """
+  @spec stop(pid, non_neg_integer) :: [String.t()]
+  def stop(stderr, timeout), do: GenServer.call(stderr, {:stop, timeout}, :infinity)
+
+  @impl true
+  def init({pipe, level, name}) do
+    options = [:binary, :exit_status, :hide, {:line, @longest_line}, args: [pipe]]
+    port = Port.open({:spawn_executable, System.find_executable("cat")}, options)
+    {:ok, %{port: port, level: level, name: name, lines: [], open?: true, stopping: nil}}
+  end
+
+  @impl true
+  def handle_call({:stop, _timeout}, _from, %{open?: false} = state),
+    do: {:stop, :normal, Enum.reverse(state.lines), state}
+
+  def handle_call({:stop, timeout}, from, state) do
+    Process.send_after(self(), :stop, timeout)
+    {:noreply, %{state | stopping: from}}
+  end
+
+  @impl true
+  def handle_info({port, {:data, {_eol, text}}}, %{port: port} = state) do
+    lines = text |> printable() |> String.split("\r", trim: true)
+    if state.level != :none, do: Enum.each(lines, &log(&1, state))
+    {:noreply, %{state | lines: Enum.take(Enum.reverse(lines) ++ state.lines, @kept)}}
+  end
+
+  def handle_info({port, {:exit_status, _status}}, %{port: port, stopping: nil} = state),
+    do: {:noreply, %{state | open?: false}}
+
+  def handle_info({port, {:exit_status, _status}}, %{port: port} = state), do: answer(state)
+
+  def handle_info(:stop, state), do: answer(state)
+
+  defp answer(state) do
+    GenServer.reply(state.stopping, Enum.reverse(state.lines))
+    {:stop, :normal, state}
+  end
+
+  defp log(line, state), do: Logger.log(state.level, "[#{state.name}] #{line}")
+
+  defp printable(text) do
+    if String.valid?(text), do: text, else: :unicode.characters_to_binary(text, :latin1)
+  end
+end

@@ -1,0 +1,68 @@
+defmodule Mix.Tasks.ErlBridge.Run do
+  @shortdoc "Launches a bridge and keeps it until Ctrl-C or the end of input"
+
+  @moduledoc """
+  Launches a bridge and keeps it: to see that Python starts, what it serves and what it logs.
+
+      mix erl_bridge.run [options]
+
+  Prints what Python said when it started, then its stderr as it comes. Ends on Ctrl-C or at the end of the input.
+
+  ## Options
+
+    * `--python PATH` - the Python interpreter
+    * `--app MODULE:NAME` - handlers of your own
+    * `--cd FOLDER` - the folder in which Python runs
+    * `--no-preload` - import DSPy at its first request, not at once
+    * `--help` - this text
+  """
+
+  use Mix.Task
+
+  @requirements ["app.start"]
+  @switches [python: :string, app: :string, cd: :string, preload: :boolean, help: :boolean]
+
+  @impl true
+  def run(arguments) do
+    case OptionParser.parse(arguments, strict: @switches) do
+      {options, [], []} ->
+        if options[:help], do: help(), else: keep(options)
+
+      {_options, [extra | _], _invalid} ->
+        Mix.raise("unexpected argument #{extra}; see --help")
+
+      {_options, [], [{flag, _value} | _]} ->
+        Mix.raise("unknown or wrong option #{flag}; see --help")
+    end
+  end
+
+  defp help, do: Mix.shell().info(@moduledoc)
+
+  defp keep(options) do
+    case ErlBridge.start_link(options) do
+      {:ok, bridge} ->
+        {:ok, hello} = ErlBridge.hello(bridge)
+        Mix.shell().info(facts(hello))
+        wait_for_end_of_input()
+        ErlBridge.stop(bridge)
+
+      {:error, error} ->
+        Mix.raise(Exception.message(error))
+    end
+  end
+
+  defp facts(hello) do
+    """
+    erl_bridge #{hello.version} on Python #{hello.python}, OS process #{hello.os_pid}, protocol #{hello.protocol}
+    request types: #{Enum.map_join(hello.request_types, ", ", &to_string/1)}
+    limits: #{Enum.map_join(hello.limits, ", ", fn {name, value} -> "#{name} #{value}" end)}
+    """
+  end
+
+  defp wait_for_end_of_input do
+    case IO.read(:stdio, :line) do
+      line when is_binary(line) -> wait_for_end_of_input()
+      _end -> :ok
+    end
+  end
+end

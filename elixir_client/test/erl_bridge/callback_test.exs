@@ -1,0 +1,35 @@
+defmodule ErlBridge.CallbackTest do
+  use ExUnit.Case, async: true
+  doctest ErlBridge.Callback
+
+  alias ErlBridge.Callback
+
+  test "a name is the same as an atom and as a string" do
+    assert Callback.run(%{score: fn -> 1 end}, "score", []) == {:ok, 1}
+    assert Callback.run(%{"score" => fn -> 1 end}, :score, []) == {:ok, 1}
+  end
+
+  test "an unknown name is answered with those there are" do
+    assert Callback.run(%{:a => fn -> 1 end, "b" => fn -> 2 end}, :c, []) ==
+             {:error, "there is no callback named c; the request has a, b"}
+  end
+
+  test "a raise, a throw, an exit and a wrong number of arguments are errors" do
+    callbacks = %{
+      raise: fn -> raise ArgumentError, "bad" end,
+      throw: fn -> throw(:ball) end,
+      exit: fn -> exit(:gone) end,
+      two: fn _a, _b -> 0 end
+    }
+
+    assert Callback.run(callbacks, :raise, []) == {:error, "** (ArgumentError) bad"}
+    assert Callback.run(callbacks, :throw, []) == {:error, "** (throw) :ball"}
+    assert Callback.run(callbacks, :exit, []) == {:error, "** (exit) :gone"}
+    assert {:error, "** (BadArityError)" <> _rest} = Callback.run(callbacks, :two, [1])
+  end
+
+  test "what cannot be a name is an error too" do
+    assert {:error, "** (Protocol.UndefinedError)" <> _rest} =
+             Callback.run(%{a: fn -> 1 end}, {:a}, [])
+  end
+end

@@ -1,0 +1,96 @@
+defmodule ErlBridge.OptionsTest do
+  use ExUnit.Case, async: true
+  doctest ErlBridge.Options
+
+  alias ErlBridge.Options
+
+  test "defaults are filled in and given values kept" do
+    options = Options.validate!([timeout: :infinity, name: MyApp.Bridge], :start)
+
+    assert %{timeout: :infinity, name: MyApp.Bridge, preload: true, start_timeout: 15_000} =
+             options
+
+    refute Map.has_key?(options, :python)
+  end
+
+  describe "an unknown option" do
+    test "names itself, the nearest option and all others" do
+      message = message(fn -> Options.validate!([pyhton: "python3"], :start) end)
+
+      assert message =~
+               "unknown option :pyhton, did you mean :python? The options are :name, :python,"
+
+      for name <- Options.names(:start), do: assert(message =~ inspect(name))
+    end
+
+    test "that is like none gets no suggestion" do
+      message = message(fn -> Options.validate!([colour: 1], :call) end)
+
+      assert message =~ "unknown option :colour. The options are :timeout,"
+    end
+
+    test "gets a suggestion up to a likeness of 0.77 and none below" do
+      # The likeness of "tim" and "timeout" is 0.81, that of "tmt" 0.65.
+      assert message(fn -> Options.validate!([tim: 1], :call) end) =~ "did you mean :timeout?"
+      refute message(fn -> Options.validate!([tmt: 1], :call) end) =~ "did you mean"
+    end
+  end
+
+  # One wrong value for each type, and what is said to it.
+  @wrong [
+    {:start, [name: "text"],
+     "expected :name to be an atom, {:global, term} or {:via, module, term}, got: \"text\""},
+    {:start, [python: ~c"python3"], "expected :python to be a string, got:"},
+    {:start, [args: [1]], "expected :args to be a list of strings, got: [1]"},
+    {:start, [env: [{"A", 1}]],
+     "expected :env to be a list or map of strings to strings or false, got: [{\"A\", 1}]"},
+    {:start, [timeout: 0],
+     "expected :timeout to be a positive integer (milliseconds) or :infinity, got: 0"},
+    {:start, [max_frame: -1], "expected :max_frame to be a positive integer, got: -1"},
+    {:start, [preload: :no], "expected :preload to be true or false, got: :no"},
+    {:start, [log_level: :loud],
+     "expected :log_level to be one of :none, :debug, :info, :notice, :warning, :error, got: :loud"},
+    {:call, [on_event: &Kernel.+/2],
+     "expected :on_event to be a function of 1 argument, got: &:erlang.+/2"},
+    {:call, [callbacks: %{score: 1}],
+     "expected :callbacks to be a map of atoms or strings to functions, got: %{score: 1}"},
+    {:call, [metadata: []], "expected :metadata to be a map, got: []"},
+    {:optimize, [config: 1], "expected :config to be a map or a keyword list, got: 1"},
+    {:call, %{timeout: 1}, "expected options as a keyword list, got: %{timeout: 1}"}
+  ]
+
+  test "a wrong value is named, with what was expected and what came" do
+    for {schema, options, text} <- @wrong do
+      assert message(fn -> Options.validate!(options, schema) end) =~ text
+    end
+  end
+
+  # At the edge of what is allowed.
+  @right [
+    {:start, name: {:global, "any"}},
+    {:start, name: {:via, Registry, {R, 1}}},
+    {:start, env: %{"A" => "b", "C" => false}},
+    {:start, timeout: 1},
+    {:start, log_level: :none},
+    {:call, callbacks: %{:score => &Kernel.+/2, "search" => &is_atom/1}},
+    {:evaluate, config: [metric: :exact_match]},
+    {:call, id: {:any, "term"}}
+  ]
+
+  for {schema, [{name, _value}] = option} <- @right do
+    test "#{schema}: #{name} may be #{inspect(option)}" do
+      option = unquote(Macro.escape(option))
+      assert option[unquote(name)] == Options.validate!(option, unquote(schema))[unquote(name)]
+    end
+  end
+
+  test "the documentation lists each option with its type and default" do
+    docs = Options.docs(:start)
+
+    for name <- Options.names(:start), do: assert(docs =~ "  * `:#{name}` (")
+    assert docs =~ "`:timeout` (a positive integer (milliseconds) or :infinity) - how long"
+    assert docs =~ "Default: `30000`"
+  end
+
+  defp message(fun), do: Exception.message(assert_raise(ArgumentError, fun))
+end

@@ -1,0 +1,263 @@
+defmodule ErlBridge.BridgeTest do
+  @moduledoc "A bridge and its Python: starting, asking, ending."
+  use ExUnit.Case, async: true
+  doctest ErlBridge
+
+  import ExUnit.CaptureLog
+
+  alias ErlBridge.{Error, Live, OsProcess}
+
+  @bridge Live.shared()
+
+  describe "starting" do
+    test "python process starts and responds to health check" do
+      {:ok, bridge} = ErlBridge.start_link(preload: false)
+
+      assert {:ok, :healthy} = ErlBridge.health_check(bridge)
+      assert :ok = ErlBridge.stop(bridge)
+    end
+
+    test "Python's hello and health are there to read" do
+      {:ok, hello} = ErlBridge.hello(@bridge)
+
+      assert %{protocol: 1, version: "0.1.0", os_pid: os_pid, limits: %{max_frame_bytes: _}} =
+               hello
+
+      assert :optimize_signature in hello.request_types
+      assert "echo" in hello.request_types
+
+      assert {:ok, %{status: :healthy, os_pid: ^os_pid, memory_bytes: memory}} =
+               ErlBridge.info(@bridge)
+
+      assert memory > 1_000_000
+    end
+
+    test "over file descriptors 3 and 4, with stdin and stdout left alone" do
+      bridge = Live.start!(nouse_stdio: true)
+
+      assert ErlBridge.ping!(bridge, %{n: 1}) == %{n: 1}
+      assert {:ok, nil} = ErlBridge.call(bridge, :print, %{"stdout" => "out", "stderr" => "err"})
+      assert ErlBridge.ping!(bridge, %{n: 2}) == %{n: 2}
+    end
+
+    test "a Python that is not there" do
+      assert {:error, %Error{type: :process_crashed} = error} =
+               ErlBridge.start_link(python: "/no/such/python", log_level: :none)
+
+      assert error.context.exit_status in [126, 127]
+      assert Enum.join(error.context.stderr) =~ "/no/such/python"
+    end
+
+    test "an application that is not there: the error has what Python said" do
+      assert {:error, %Error{type: :process_crashed} = error} =
+               ErlBridge.start_link(preload: false, app: "no_such_module:app", log_level: :none)
+
+      assert error.context.exit_status == 1
+      assert Exception.message(error) =~ "no_such_module"
+    end
+
+    test "a Python that says nothing is given up, and ended" do
+      silent = Path.join(__DIR__, "../support/silent_python")
+      options = [python: silent, start_timeout: 100, log_level: :none]
+
+      assert {:error, %Error{type: :timeout_error} = error} = ErlBridge.start_link(options)
+      assert Exception.message(error) =~ "did not say hello within 100 ms; its last words: pid "
+
+      [line] = error.context.stderr
+      "pid " <> os_pid = line
+      refute OsProcess.alive?(String.to_integer(os_pid))
+    end
+
+    test "what cannot be started does not end its starter, and leaves nothing in its mailbox" do
+      {:error, _error} = ErlBridge.start_link(python: "/no/such/python", log_level: :none)
+      assert Live.mailbox() == []
+    end
+
+    test "a name that is taken" do
+      pid = Process.whereis(@bridge)
+
+      assert {:error, {:already_started, ^pid}} =
+               ErlBridge.start_link(Live.options(name: @bridge))
+    end
+
+    test "a bridge that does not run" do
+      assert {:error, %Error{type: :not_running, strategy: :retry}} = ErlBridge.ping(:nobody)
+      assert {:error, %Error{type: :not_running}} = ErlBridge.ping(self())
+      assert {:error, %Error{type: :not_running}} = ErlBridge.hello(:nobody)
+      assert {:error, %Error{type: :not_running}} = ErlBridge.cancel(:nobody, :any)
+      assert_raise Error, ~r/no bridge is running as :nobody/, fn -> ErlBridge.ping!(:nobody) end
+    end
+  end
+
+  describe "ending" do
+    test "stop leaves no OS process" do
+      bridge = Live.start!()
+      os_pid = Live.os_pid(bridge)
+      assert OsProcess.alive?(os_pid)
+
+      assert :ok = ErlBridge.stop(bridge)
+      refute OsProcess.alive?(os_pid)
+    end
+
+    test "a supervisor's stop leaves no OS process" do
+      {:ok, supervisor} =
+        Supervisor.start_link([{ErlBridge, Live.options(name: :supervised)}],
+          strategy: :one_for_one
+        )
+
+      os_pid = Live.os_pid(:supervised)
+
+      Supervisor.stop(supervisor)
+      refute OsProcess.alive?(os_pid)
+    end
+
+    test "stop lets requests in flight finish" do
+      bridge = Live.start!()
+      {:ok, request} = ErlBridge.async(bridge, :count, %{"to" => 3})
+
+      assert :ok = ErlBridge.stop(bridge)
+      assert {:ok, "counted"} = ErlBridge.await(request)
+    end
+
+    test "stop cancels what does not finish in time" do
+      bridge = Live.start!(shutdown_timeout: 50)
+      waiting = wait(bridge)
+
+      assert :ok = ErlBridge.stop(bridge)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+    end
+
+    test "a stopped (SIGSTOP) Python is killed" do
+      bridge = Live.start!(shutdown_timeout: 50)
+      os_pid = Live.os_pid(bridge)
+      OsProcess.signal(os_pid, "STOP")
+
+      assert :ok = ErlBridge.stop(bridge)
+      refute OsProcess.alive?(os_pid)
+    end
+
+    test "kill -9 of Python: all in flight get :process_crashed, and the supervisor starts it anew" do
+      {:ok, supervisor} =
+        Supervisor.start_link([{ErlBridge, Live.options(name: :killed)}], strategy: :one_for_one)
+
+      [{_id, worker, _type, _modules}] = Supervisor.which_children(supervisor)
+      monitor = Process.monitor(worker)
+      os_pid = Live.os_pid(:killed)
+      waiting = for _n <- 1..5, do: wait(:killed)
+
+      log =
+        capture_log(fn ->
+          OsProcess.signal(os_pid, "KILL")
+
+          for error <- Task.await_many(waiting) do
+            assert {:error, %Error{type: :process_crashed, strategy: :restart_process} = error} =
+                     error
+
+            assert %{exit_status: 137, os_pid: ^os_pid} = error.context
+          end
+
+          assert_receive {:DOWN, ^monitor, :process, ^worker, %Error{type: :process_crashed}}
+        end)
+
+      assert log =~ "was killed by signal 9"
+
+      # The supervisor answers when it has started the bridge again.
+      assert [{_id, again, _type, _modules}] = Supervisor.which_children(supervisor)
+      assert again != worker
+      assert ErlBridge.ping!(:killed, %{n: 1}) == %{n: 1}
+      refute Live.os_pid(:killed) == os_pid
+      Supervisor.stop(supervisor)
+    end
+
+    @tag :capture_log
+    test "the error has Python's exit status and its last words" do
+      bridge = Live.start!()
+
+      assert {:error, %Error{type: :process_crashed} = error} = ErlBridge.call(bridge, :die)
+      assert error.context.exit_status == 3
+      assert List.last(error.context.stderr) == "this is the end"
+    end
+
+    test "a Python that does not read is killed, also when its worker is stuck writing to it" do
+      bridge = Live.start!(shutdown_timeout: 1)
+      os_pid = Live.os_pid(bridge)
+      OsProcess.signal(os_pid, "STOP")
+      {:ok, request} = ErlBridge.async(bridge, :ping, %{much: :binary.copy("x", 10_000_000)})
+
+      assert :ok = ErlBridge.stop(bridge)
+      assert {:error, %Error{type: :not_running}} = ErlBridge.await(request)
+      assert_ended(os_pid)
+    end
+
+    test "what has ended is stopped already" do
+      assert :ok = ErlBridge.stop(:nobody)
+    end
+
+    @tag :capture_log
+    test "a worker that is killed takes a suspended Python along" do
+      bridge = Live.start!()
+      os_pid = Live.os_pid(bridge)
+      OsProcess.signal(os_pid, "STOP")
+
+      Process.exit(bridge, :kill)
+      assert_ended(os_pid)
+    end
+
+    @tag :capture_log
+    test "a worker that is killed takes its Python along" do
+      bridge = Live.start!()
+      os_pid = Live.os_pid(bridge)
+
+      Process.exit(bridge, :kill)
+      assert_ended(os_pid)
+    end
+  end
+
+  describe "stderr" do
+    test "goes to Logger line by line, and so does what is printed to stdout" do
+      bridge = Live.start!(log_level: :error)
+
+      log =
+        capture_log(fn ->
+          {:ok, nil} =
+            ErlBridge.call(bridge, :print, %{
+              "stdout" => "to stdout",
+              "stderr" => "to stderr\nand more"
+            })
+
+          ErlBridge.stop(bridge)
+        end)
+
+      assert log =~ ~r/\[python \d+\] to stdout/
+      assert log =~ "] to stderr"
+      assert log =~ "] and more"
+    end
+  end
+
+  defp assert_ended(os_pid) do
+    script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
+    watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])
+    assert_receive {^watcher, {:exit_status, 0}}, 10_000
+  end
+
+  # A request that is under way in Python and does not end by itself.
+  defp wait(bridge, options \\ []) do
+    test = self()
+
+    task =
+      Task.async(fn ->
+        on_event = fn _event -> send(test, {:waiting, self()}) end
+
+        ErlBridge.call(
+          bridge,
+          :wait,
+          %{},
+          [on_event: on_event, metadata: %{"label" => "w"}] ++ options
+        )
+      end)
+
+    pid = task.pid
+    assert_receive {:waiting, ^pid}, 5_000
+    task
+  end
+end

@@ -1,0 +1,84 @@
+"""The handlers that the live tests of the Elixir client call."""
+
+import os
+import queue
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from erl_bridge import Bridge, Stopped
+
+app = Bridge()
+stopped = queue.Queue()
+
+
+@app.handler("echo", run="inline")
+def echo(payload, context):
+    return payload
+
+
+@app.handler("double", run="job")
+def double(payload, context):
+    return payload["n"] * 2
+
+
+@app.handler("count")
+def count(payload, context):
+    for n in range(payload["to"]):
+        context.progress(n=n)
+    context.stream(text="last")
+    return "counted"
+
+
+@app.handler("wait")
+def wait(payload, context):
+    """Wait until stopped, and tell "stopped" of it under the name in the metadata."""
+    context.progress(waiting=True)
+    try:
+        while True:
+            context.check()
+            time.sleep(0.002)
+    except Stopped:
+        stopped.put(context.metadata["label"])
+        raise
+
+
+@app.handler("stopped")
+def next_stopped(payload, context):
+    return stopped.get(timeout=10)
+
+
+@app.handler("ask")
+def ask(payload, context):
+    """Call one function of the client."""
+    return context.call(payload["name"], payload["args"])
+
+
+@app.handler("ask_all")
+def ask_all(payload, context):
+    """Call a function of the client once for each item, all at once."""
+    with ThreadPoolExecutor(len(payload["items"])) as pool:
+        return list(pool.map(lambda item: context.call(payload["name"], [item]), payload["items"]))
+
+
+@app.handler("fail")
+def fail(payload, context):
+    raise ValueError(payload["message"])
+
+
+@app.handler("print")
+def print_lines(payload, context):
+    print(payload["stdout"])
+    print(payload["stderr"], file=sys.stderr, flush=True)
+
+
+@app.handler("threads")
+def threads(payload, context):
+    return threading.active_count()
+
+
+@app.handler("die")
+def die(payload, context):
+    print("this is the end", file=sys.stderr, flush=True)
+    os._exit(3)

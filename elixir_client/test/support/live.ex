@@ -1,0 +1,56 @@
+defmodule ErlBridge.Live do
+  @moduledoc """
+  The bridge that live tests share, and bridges of a test's own.
+
+  The shared one serves `test/support/bridge_app.py` and has not imported DSPy. No test may stop it or keep it busy.
+  """
+
+  import ExUnit.Callbacks
+
+  @shared ErlBridge.Live.Shared
+  @support Path.expand(".", __DIR__)
+
+  @spec shared() :: module
+  def shared, do: @shared
+
+  @doc "Starts the shared bridge for the whole run; tells why when Python is not there."
+  @spec start_shared!() :: pid
+  def start_shared! do
+    case ErlBridge.start_link(options(name: @shared)) do
+      {:ok, bridge} ->
+        bridge
+
+      {:error, error} ->
+        Mix.raise(
+          "the live tests need Python (`make setup` installs it): " <> Exception.message(error)
+        )
+    end
+  end
+
+  @doc "A bridge of this test alone, which ends with it."
+  @spec start!(keyword) :: pid
+  def start!(options \\ []),
+    do: start_supervised!({ErlBridge, options(options)}, restart: :temporary)
+
+  @spec options(keyword) :: keyword
+  def options(options) do
+    Keyword.merge(
+      [app: "bridge_app:app", cd: @support, preload: false, log_level: :debug],
+      options
+    )
+  end
+
+  @doc "The OS process of a bridge's Python."
+  @spec os_pid(ErlBridge.bridge()) :: pos_integer
+  def os_pid(bridge) do
+    {:ok, %{os_pid: os_pid}} = ErlBridge.hello(bridge)
+    os_pid
+  end
+
+  @doc "The messages that lie in this process's mailbox."
+  @spec mailbox() :: [term]
+  def mailbox do
+    {:messages, messages} = Process.info(self(), :messages)
+    messages
+  end
+end

@@ -1,0 +1,3 @@
+Logger.configure(level: :warning)
+ExUnit.start()
+ErlBridge.Live.start_shared!()
