@@ -60,9 +60,6 @@ class Atom(Value):
     def __init_subclass__(cls) -> NoReturn:
         raise TypeError("Atom cannot be subclassed: atoms of one name are one object")
 
-    def _fields(self) -> tuple[Any, ...]:
-        return (self.name,)
-
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

@@ -14,14 +14,14 @@ from .backends import chosen
 from .errors import DecodeError, EncodeError
 from .limits import DEFAULT, Limits
 
+__all__ = ["DEFAULT", "DecodeError", "EncodeError", "Limits", "backend", "decode", "encode"]
+
+_chosen = chosen()
+backend = _chosen.name
+
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every backend has the functions of this one
     from .decoder import decode
     from .encoder import encode
 else:
-    _chosen = chosen()
     encode, decode = _chosen.encode, _chosen.decode
-
-__all__ = ["DEFAULT", "DecodeError", "EncodeError", "Limits", "backend", "decode", "encode"]
-
-backend: str = chosen().name

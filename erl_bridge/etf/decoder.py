@@ -10,8 +10,9 @@ Rule of this file: bytes from a peer do no harm. Every count is compared with th
 made, every limit is checked while reading, and all that can be wrong is a :class:`~erl_bridge.etf.DecodeError`.
 
 Source of the format: "External Term Format" in the ERTS user's guide. What is refused is what ``binary_to_term/1`` of
-OTP 25 refuses, and some things besides that no BEAM writes: bytes after the term (also after or inside a compressed
-one), a fun whose size is not the size it states, and a fun whose creator is no pid.
+OTP 25 refuses, and some things besides that no BEAM sends: bytes after the term (also after or inside a compressed
+one), a fun whose size is not the size it states, a fun whose creator is no pid, references of no words, and the tags 73
+to 76 by which a BEAM refers to its own tables.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ def decode(
         raise DecodeError(limits.max_size, f"at most {limits.max_size} bytes (max_size)", f"{len(view)}")
     if not len(view) or view[0] != tags.VERSION:
         raise DecodeError(0, f"the version byte {tags.VERSION}", str(view[0]) if len(view) else "no bytes at all")
-    decoder = _Decoder(bytes(view), limits, binaries == "auto", structs, None if atoms is None else set())
+    decoder = _Decoder(bytes(view), limits, binaries == "auto", structs)
     term = decoder.read()
-    if atoms is not None and decoder.atoms is not None:
+    if atoms is not None:
         atoms.update(atom for atom in decoder.atoms if type(atom) is Atom)
     return term
 
@@ -86,12 +87,12 @@ class _Decoder:
 
     __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "start", "structs", "texts")
 
-    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool, atoms: set[terms.Name] | None) -> None:
+    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool) -> None:
         self.data = data
         self.limits = limits
         self.texts = texts
         self.structs = structs
-        self.atoms = atoms
+        self.atoms: set[terms.Name] = set()
         self.count = 1  # terms in all
         self.funs = 0  # funs that are being read, one within the other
         self.start = 1
@@ -339,8 +340,9 @@ def _atom_reader(known: _Known, *, small: bool) -> Callable[[_Decoder, int], Rea
             raise decoder.bad(pos, "an atom in valid UTF-8", repr(data[start:stop])[1:]) from None
         except ValueError as error:
             raise decoder.bad(pos, "an atom", str(error)) from None
-        if decoder.atoms is not None:
-            decoder.atoms.add(atom)
+        decoder.atoms.add(atom)
+        if len(decoder.atoms) > decoder.limits.max_atoms:
+            raise decoder.bad(pos, f"at most {decoder.limits.max_atoms} different atoms (max_atoms)", "one more")
         return atom, stop
 
     return read_atom
@@ -546,7 +548,7 @@ def _map(decoder: _Decoder, out: list[Any], pos: int, *, plain: bool) -> Any:
     try:
         made = make_map(out, decoder.limits.max_collisions, plain=plain)
     except BadMap as bad:
-        raise decoder.bad(pos, bad.expected, f"{bad.got}, which ends here") from None
+        raise decoder.bad(pos, f"{bad.expected} to end here", bad.got) from None
     if decoder.structs and type(made) is dict and STRUCT in made:
         return from_fields(made)
     return made

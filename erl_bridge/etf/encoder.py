@@ -229,8 +229,7 @@ def _fun(value: Fun, atoms: Atoms) -> bytes:
     return value.data
 
 
-_ENDLESS = 1 << 62
-_NO_LIMITS = Limits(_ENDLESS, _ENDLESS, _ENDLESS, _ENDLESS, _ENDLESS)
+_NO_LIMITS = Limits(**dict.fromkeys(Limits.__slots__, 1 << 62))
 
 _LEAVES: dict[type, Callable[[Any, Atoms], bytes]] = {
     int: _integer,

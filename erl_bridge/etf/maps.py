@@ -53,9 +53,9 @@ def _make_carefully(terms: Sequence[Any], max_collisions: int) -> dict[Any, Any]
     try:
         identities = dict.fromkeys(map(identity, keys))
     except ValueError as error:
-        raise BadMap("keys that can be compared", str(error)) from None
+        raise BadMap("a map with keys that can be compared", str(error)) from None
     if len(identities) != len(keys):
-        raise BadMap("a map with distinct keys", f"one of {len(keys)} pairs with {len(identities)} distinct keys")
+        raise BadMap("a map with distinct keys", f"one of {len(keys)} pairs with {len(identities)} distinct")
     if all(map(_can_be_hashed, keys)):
         _check_collisions(keys, max_collisions)
         made = dict(zip(keys, terms[1::2], strict=True))
@@ -100,4 +100,4 @@ def _check_collisions(keys: Sequence[Any], most: int) -> None:
     for _, same in groupby(sorted(hashes)):
         count = sum(1 for _ in same)
         if count > most:
-            raise BadMap(f"at most {most} keys of one hash in a map (max_collisions)", f"{count}")
+            raise BadMap(f"a map with at most {most} keys of one hash (max_collisions)", f"one with {count}")
