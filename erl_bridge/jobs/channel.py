@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from ..terms import Atom
 
-_ENDLESS = 1 << 62
-_NO_LIMITS = etf.Limits(max_size=_ENDLESS, max_inflated=_ENDLESS, max_terms=_ENDLESS, max_collisions=_ENDLESS)
+_NO_LIMITS = etf.Limits(**dict.fromkeys(etf.Limits.__slots__, 1 << 62))
 
 
 class Channel:

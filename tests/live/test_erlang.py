@@ -34,7 +34,7 @@ def snippet() -> str:
     lines = [line.partition("%")[0].rstrip() for line in code.splitlines()]
     expressions = re.sub(r"\.\n", ",\n", "\n".join(line for line in lines if line) + "\n").rstrip().rstrip(",")
     head, _, last = expressions.rpartition(",\n")
-    return f"{head},\nio:format(\"~ts\", [{last}]), halt(0)."
+    return f'{head},\nio:format("~ts", [{last}]), halt(0).'
 
 
 def test_an_erlang_shell_that_knows_only_the_protocol_page_gets_its_answers() -> None:
