@@ -290,7 +290,10 @@ class Dispatcher:
             self._in_flight += 1
         client.remember(work)
         work.expire_with(self._timers)
-        self._lanes[work.handler.run].submit(self._run, work)
+        try:
+            self._lanes[work.handler.run].submit(self._run, work)
+        except RuntimeError as error:  # the system has no more threads for us
+            work.finish(Failure(work.request.message_id, Overloaded(f"the work cannot be started: {error}")))
         return None
 
     def _run(self, work: Work) -> None:

@@ -68,8 +68,13 @@ def test_an_unknown_request_is_told_what_there_is(app_bridge: BridgeProcess) -> 
         ("cancel", {}, "payload: the required key message_id is missing"),
         ("cancel", {a("id"): 1}, "payload: unknown key :id; the keys are message_id"),
         ("callback_result", {a("call_id"): 1}, "payload: the required key result is missing"),
-        ("shutdown", {a("drain_ms"): "soon"}, 'payload.drain_ms: expected an integer of at least 0, got "soon"'),
+        ("shutdown", {a("drain_ms"): "soon"}, 'payload.drain_ms: expected an integer from 0 to 4294967295, got "soon"'),
         ("shutdown", {a("drain"): 1}, 'payload: unknown key :drain (did you mean "drain_ms"?); the keys are drain_ms'),
+        (
+            "shutdown",
+            {a("drain_ms"): 2**32},
+            "payload.drain_ms: expected an integer from 0 to 4294967295, got 4294967296",
+        ),
         ("health_check", {a("x"): 1}, "payload: unknown key :x; the keys are none"),
     ],
 )

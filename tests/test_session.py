@@ -78,9 +78,22 @@ def test_requests_come_out_the_same_however_the_bytes_are_cut(ids: list[Any], da
         ({**request(7, "ping"), a("request_type"): 5}, 7, "request_type: expected an atom or a string, got 5"),
         (request(7, "ping", [1]), 7, "payload: expected a map, got [1]"),
         ({**request(7, "ping"), a("metadata"): "m"}, 7, 'metadata: expected a map, got "m"'),
-        (request(7, "ping", timeout_ms=0), 7, "metadata.timeout_ms: expected a positive integer, got 0"),
-        (request(7, "ping", timeout_ms=1.5), 7, "metadata.timeout_ms: expected a positive integer, got 1.5"),
-        (request(7, "ping", timeout_ms=True), 7, "metadata.timeout_ms: expected a positive integer, got true"),
+        (request(7, "ping", timeout_ms=0), 7, "metadata.timeout_ms: expected an integer from 1 to 4294967295, got 0"),
+        (
+            request(7, "ping", timeout_ms=2**32),
+            7,
+            "metadata.timeout_ms: expected an integer from 1 to 4294967295, got 4294967296",
+        ),
+        (
+            request(7, "ping", timeout_ms=1.5),
+            7,
+            "metadata.timeout_ms: expected an integer from 1 to 4294967295, got 1.5",
+        ),
+        (
+            request(7, "ping", timeout_ms=True),
+            7,
+            "metadata.timeout_ms: expected an integer from 1 to 4294967295, got true",
+        ),
     ],
 )
 def test_a_term_that_is_no_request_is_refused_with_the_id_it_had(term: Any, message_id: Any, message: str) -> None:
@@ -166,3 +179,10 @@ def test_an_error_whose_context_cannot_be_sent_is_sent_without_it() -> None:
 def test_an_event_that_cannot_be_sent_raises() -> None:
     with pytest.raises(etf.EncodeError):
         Session().send(Event(1, {"k": object()}))
+
+
+@pytest.mark.parametrize("timeout_ms", [1, 2**32 - 1])
+def test_a_deadline_at_either_limit_is_taken(timeout_ms: int) -> None:
+    (got,) = receive(frame(request(7, "ping", timeout_ms=timeout_ms)))
+    assert isinstance(got, Request)
+    assert got.timeout_ms == timeout_ms

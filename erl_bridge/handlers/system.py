@@ -16,6 +16,7 @@ from ..refusals import invalid, unknown_key
 from ..terms import Atom
 from ..version import VERSION
 from ..vocabulary import named
+from ..wire.port import MAX_TIMEOUT_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def shutdown(client: Client, request: Request) -> None:
         raise Overloaded("the server is shutting down already")
     payload = _fields(request.payload, optional=("drain_ms",))
     drain_ms = payload.get("drain_ms", DRAIN_MS)
-    if type(drain_ms) is not int or drain_ms < 0:
-        raise invalid("payload.drain_ms", "an integer of at least 0", drain_ms)
+    if type(drain_ms) is not int or not 0 <= drain_ms <= MAX_TIMEOUT_MS:
+        raise invalid("payload.drain_ms", f"an integer from 0 to {MAX_TIMEOUT_MS}", drain_ms)
 
     def done(finished: int, cancelled: int) -> None:
         reply = Reply(request.message_id, named({"finished": finished, "cancelled": cancelled}))

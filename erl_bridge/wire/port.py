@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Message = Hello | Reply | Failure | Event | Call
 
 _KEYS = ["message_id", "request_type", "payload", "timestamp", "metadata"]
+MAX_TIMEOUT_MS = 0xFFFF_FFFF  # 49 days; the most that Erlang itself waits
 _OK, _ERROR, _EVENT, _CALL, _HELLO = (Atom(name) for name in ("ok", "error", "event", "call", "hello"))
 
 
@@ -74,9 +75,9 @@ def _timeout(metadata: Mapping[Any, Any]) -> int | None:
     value = metadata.get(_TIMEOUT, metadata.get("timeout_ms"))
     if value is None:
         return None
-    if type(value) is int and value > 0:
+    if type(value) is int and 0 < value <= MAX_TIMEOUT_MS:
         return value
-    raise invalid("metadata.timeout_ms", "a positive integer", value)
+    raise invalid("metadata.timeout_ms", f"an integer from 1 to {MAX_TIMEOUT_MS}", value)
 
 
 _TIMEOUT = Atom("timeout_ms")
