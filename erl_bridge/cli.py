@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process.
 
-    The status is 0 after an orderly end, 1 when the application cannot be loaded, 2 for wrong arguments and 130 after
-    Ctrl-C.
+    The status is 0 after an orderly end, 1 when the application cannot be loaded or the bridge itself fails, 2 for wrong
+    arguments and 130 after Ctrl-C.
     """
+    status = 1
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         status = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # not sys.exit: that waits for threads, and one of them may be stuck
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(status)  # not sys.exit: that waits for threads, and one of them may be stuck
 
 
 def _run(arguments: Sequence[str]) -> int:
