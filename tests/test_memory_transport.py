@@ -14,6 +14,7 @@ from erl_bridge.dispatch import Dispatcher
 from erl_bridge.framing import FrameReader, pack
 from erl_bridge.handlers import builtin, system
 from erl_bridge.jobs.runner import JobRunner
+from erl_bridge.lanes import Lane
 from erl_bridge.session import Session
 from erl_bridge.timers import Timers
 from erl_bridge.transports.base import serve
@@ -98,3 +99,20 @@ def test_the_two_ends_are_connected_both_ways() -> None:
     assert here.read() == b""
     here.close()
     assert there.read() == b""
+
+
+def test_a_request_is_answered_also_when_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Bridge()
+    app.handler("work")(lambda payload, context: "done")
+    served = InMemory(app)
+
+    def submit(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lane, "submit", submit)
+        _, _, error = served.call("work")
+    assert error[a("error_type")] is a("overloaded")
+    assert served.call("work") == (a("ok"), 1, "done")
+    served.client.close()
+    served.thread.join(10)

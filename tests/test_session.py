@@ -186,3 +186,17 @@ def test_a_deadline_at_either_limit_is_taken(timeout_ms: int) -> None:
     (got,) = receive(frame(request(7, "ping", timeout_ms=timeout_ms)))
     assert isinstance(got, Request)
     assert got.timeout_ms == timeout_ms
+
+
+def test_running_out_of_memory_over_one_frame_costs_that_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    session = Session()
+    with monkeypatch.context() as patch:
+        patch.setattr(etf, "decode", decode)
+        (failure,) = session.receive_data(frame(request(1, "ping")))
+    assert isinstance(failure, Failure)
+    assert failure.error.error_type == "resource_exhausted"
+    (good,) = session.receive_data(frame(request(1, "ping")))
+    assert isinstance(good, Request)
