@@ -6,7 +6,6 @@ defmodule ErlBridge.MixProject do
       app: :erl_bridge,
       version: "0.1.0",
       elixir: "~> 1.14",
-      elixirc_options: [warnings_as_errors: true],
       elixirc_paths: elixirc_paths(Mix.env()),
       start_permanent: Mix.env() == :prod,
       deps: []

@@ -1,6 +1,7 @@
 defmodule ErlBridge do
   @moduledoc """
-  A bridge from Elixir to a Python process: DSPy's optimizers as function calls, and any Python of your own.
+  A bridge from Elixir to a Python process: DSPy's optimizers as function calls, and any Python of
+  your own.
 
   Start one under a supervisor:
 
@@ -30,16 +31,18 @@ defmodule ErlBridge do
 
   The program is plain data: keep it in a database, send it to another node, use it in any bridge.
 
-  Elixir terms go to Python and come back as native terms: integers of any size, atoms, binaries, tuples, maps, dates, pids. A handler
-  of your own (`@app.handler("embed")` in Python, `app: "my_module:app"` here) is called with `call/4`:
+  Elixir terms go to Python and come back as native terms: integers of any size, atoms, binaries,
+  tuples, maps, dates, pids. A handler of your own (`@app.handler("embed")` in Python, `app:
+  "my_module:app"` here) is called with `call/4`:
 
       {:ok, vectors} = ErlBridge.call(MyApp.Bridge, :embed, %{texts: ["one", "two"]})
 
-  Every function returns `{:ok, result}` or `{:error, %ErlBridge.Error{}}`; those that end in `!` return the result or raise
-  the error. Many requests may be under way on one bridge, from as many processes; each caller gets its own answer. A request of a caller that dies is cancelled.
+  Every function returns `{:ok, result}` or `{:error, %ErlBridge.Error{}}`; those that end in `!`
+  return the result or raise the error. Many requests may be under way on one bridge, from as many
+  processes; each caller gets its own answer. A request of a caller that dies is cancelled.
 
-  When Python dies, all who wait get an error of the type `:process_crashed` at once, and the bridge's supervisor starts
-  it anew. When the bridge stops, or the whole node dies, Python ends.
+  When Python dies, all who wait get an error of the type `:process_crashed` at once, and the
+  bridge's supervisor starts it anew. When the bridge stops, or the whole node dies, Python ends.
 
   ## Options of a bridge
 
@@ -87,25 +90,29 @@ defmodule ErlBridge do
   end
 
   @doc """
-  Starts a bridge and its Python, linked to the calling process. Returns when Python is ready to take requests.
+  Starts a bridge and its Python, linked to the calling process. Returns when Python is ready to
+  take requests.
 
-  Raises `ArgumentError` for a wrong option. When Python cannot be started the error holds what it wrote to stderr. The options are listed
-  in the [module's documentation](#module-options-of-a-bridge).
+  Raises `ArgumentError` for a wrong option. When Python cannot be started the error holds what it
+  wrote to stderr. The options are listed in the [module's
+  documentation](#module-options-of-a-bridge).
   """
   @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
   def start_link(options \\ []), do: Worker.start_link(Options.validate!(options, :start))
 
   @doc """
-  Stops a bridge. Returns when its Python process is gone; a bridge that does not run is stopped already.
+  Stops a bridge. Returns when its Python process is gone; a bridge that does not run is stopped
+  already.
 
-  Requests in flight have the bridge's `:shutdown_timeout` to finish and are cancelled then. A supervisor starts the
-  bridge anew: stop it there instead, with `Supervisor.terminate_child/2`.
+  Requests in flight have the bridge's `:shutdown_timeout` to finish and are cancelled then. A
+  supervisor starts the bridge anew: stop it there instead, with `Supervisor.terminate_child/2`.
   """
   @spec stop(bridge) :: :ok
   def stop(bridge), do: Worker.stop(bridge)
 
   @doc """
-  What Python said when it started: `protocol`, `version`, `python`, `os_pid`, `request_types` and `limits`.
+  What Python said when it started: `protocol`, `version`, `python`, `os_pid`, `request_types` and
+  `limits`.
   """
   @spec hello(bridge) :: {:ok, map} | {:error, Error.t()}
   def hello(bridge) do
@@ -121,8 +128,8 @@ defmodule ErlBridge do
 
       {:ok, result} = ErlBridge.call(bridge, :embed, %{texts: texts}, timeout: 60_000)
 
-  Python can call functions of the request while it works on it, several at once; what they raise is an error for
-  Python and for nobody else:
+  Python can call functions of the request while it works on it, several at once; what they raise
+  is an error for Python and for nobody else:
 
       ErlBridge.call(bridge, :rank, %{candidates: list},
         callbacks: %{score: fn candidate -> MyApp.score(candidate) end}
@@ -132,8 +139,9 @@ defmodule ErlBridge do
 
       ErlBridge.call(bridge, :crawl, %{}, on_event: fn %{kind: :progress} = event -> IO.inspect(event) end)
 
-  A deadline is kept by Python, which then answers with a `:timeout_error` and the best result so far, if there is one, in its
-  context. The options are listed in the [module's documentation](#module-options-of-a-request).
+  A deadline is kept by Python, which then answers with a `:timeout_error` and the best result so
+  far, if there is one, in its context. The options are listed in the [module's
+  documentation](#module-options-of-a-request).
   """
   @spec call(bridge, atom, map, keyword) :: result
   def call(bridge, request_type, payload \\ %{}, options \\ []),
@@ -160,9 +168,11 @@ defmodule ErlBridge do
   def await(%Request{} = request), do: Request.await(request)
 
   @doc """
-  Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for it.
+  Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for
+  it.
 
-  The request is answered with an error of the type `:cancelled`. Gives `false` when no such request is in flight.
+  The request is answered with an error of the type `:cancelled`. Gives `false` when no such
+  request is in flight.
 
       ErlBridge.optimize(bridge, signature, rows, id: :nightly)   # in one process
       {:ok, true} = ErlBridge.cancel(bridge, :nightly)            # in another
@@ -210,8 +220,9 @@ defmodule ErlBridge do
   @doc """
   Optimizes a signature with DSPy on rows of examples.
 
-  Gives `%{status: :success, program: program, optimized_signature: ..., optimization_metrics: ...}`; the program is what
-  `predict/4` and `evaluate/4` take. An optimization takes as long as it takes: without a `:timeout` there is no deadline.
+  Gives `%{status: :success, program: program, optimized_signature: ..., optimization_metrics:
+  ...}`; the program is what `predict/4` and `evaluate/4` take. An optimization takes as long as
+  it takes: without a `:timeout` there is no deadline.
 
   #{Options.docs(:optimize)}
   """
@@ -235,7 +246,8 @@ defmodule ErlBridge do
   @doc """
   Scores a program, or a signature as it is, on rows.
 
-  Gives the score, the result of each row and the errors. Without a `:timeout` there is no deadline.
+  Gives the score, the result of each row and the errors. Without a `:timeout` there is no
+  deadline.
 
   #{Options.docs(:evaluate)}
   """
@@ -260,8 +272,8 @@ defmodule ErlBridge do
   @doc """
   Predicts with a program, or with a signature as it is.
 
-  A map of inputs gives a map of outputs. A list of inputs gives a list in the same order of `{:ok, outputs}` and
-  `{:error, error}`: a row that fails leaves the others alone.
+  A map of inputs gives a map of outputs. A list of inputs gives a list in the same order of
+  `{:ok, outputs}` and `{:error, error}`: a row that fails leaves the others alone.
 
   #{Options.docs(:predict)}
   """

@@ -1,8 +1,9 @@
 defmodule ErlBridge.Application do
   @moduledoc false
 
-  # What all bridges share. The registry holds what callers must know of a running bridge (its default timeout, its limits, its hello), so that
-  # no call has to ask the worker for it. An entry goes when its worker does.
+  # What all bridges share. The registry holds what callers must know of a running bridge (its
+  # default timeout, its limits, its hello), so that no call has to ask the worker for it. An
+  # entry goes when its worker does.
 
   use Application
 

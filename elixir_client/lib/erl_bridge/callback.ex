@@ -2,7 +2,8 @@ defmodule ErlBridge.Callback do
   @moduledoc """
   Runs one of a request's functions for Python and turns whatever happens into an answer.
 
-  The arguments are decoded and the result is encoded where the function runs, in a process of its own.
+  The arguments are decoded and the result is encoded where the function runs, in a process of its
+  own.
 
       iex> ErlBridge.Callback.run(%{add: &+/2}, "add", [1, 2])
       {:ok, 3}

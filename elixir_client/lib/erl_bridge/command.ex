@@ -7,8 +7,8 @@ defmodule ErlBridge.Command do
       ["port", "--app", "shop:app", "--no-preload"]
   """
 
-  # Python's stderr goes into the pipe; `exec` makes the shell become the launcher and the launcher become Python, so
-  # that the port's OS process is Python itself.
+  # Python's stderr goes into the pipe; `exec` makes the shell become the launcher and the
+  # launcher become Python, so that the port's OS process is Python itself.
   @script ~S(pipe=$1; shift; exec "$@" 2>"$pipe")
 
   @doc "What `Port.open/2` takes to start Python with its stderr going into `pipe`."

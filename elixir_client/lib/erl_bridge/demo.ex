@@ -1,10 +1,11 @@
 defmodule ErlBridge.Demo do
   @moduledoc """
-  The main job on real input: can a language model name the module that a sentence of documentation is about, before
-  and after optimizing?
+  The main job on real input: can a language model name the module that a sentence of
+  documentation is about, before and after optimizing?
 
-  It scores the signature as it is, optimizes it with one optimizer after the other, and scores each program, all on rows that no
-  optimizer has seen. `mix erl_bridge.demo` runs it and prints what comes of it.
+  It scores the signature as it is, optimizes it with one optimizer after the other, and scores
+  each program, all on rows that no optimizer has seen. `mix erl_bridge.demo` runs it and prints
+  what comes of it.
   """
 
   alias ErlBridge.Demo.Dataset

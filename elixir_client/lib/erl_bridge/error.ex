@@ -1,16 +1,19 @@
 defmodule ErlBridge.Error do
   @moduledoc """
-  The one error of this library: what a server answered with, or what this side found out about the server.
+  The one error of this library: what a server answered with, or what this side found out about
+  the server.
 
-    * `:type` - what happened; the types of the protocol, and `:not_running` when there is no bridge to ask
+    * `:type` - what happened; the types of the protocol, and `:not_running` when there is no
+      bridge to ask
     * `:message` - a whole sentence for people
     * `:python_type`, `:traceback` - the exception in Python, where there was one
-    * `:context` - a map of terms for programs: `:path`, `:best` (the best result so far), `:exit_status`, `:stderr`...
+    * `:context` - a map of terms for programs: `:path`, `:best` (the best result so far),
+      `:exit_status`, `:stderr`...
     * `:strategy` - what to do about it: `:retry`, `:fallback`, `:restart_process` or `:fatal`
     * `:retry_after_ms` - how long to wait before a retry, where somebody said so
 
-  Three types are made on this side: `:process_crashed` (Python died; its exit status and last lines of stderr are in the
-  context), `:timeout_error` (no answer in time) and `:not_running`.
+  Three types are made on this side: `:process_crashed` (Python died; its exit status and last
+  lines of stderr are in the context), `:timeout_error` (no answer in time) and `:not_running`.
 
       iex> error = ErlBridge.Error.from_wire(%{error_type: :lm_error, message: "slow down", recovery_strategy: :retry})
       iex> {error.type, error.strategy, Exception.message(error)}

@@ -1,10 +1,11 @@
 defmodule ErlBridge.Inflight do
   @moduledoc """
-  What a worker has under way, as a value: requests that wait for their reply and callbacks that run for them.
+  What a worker has under way, as a value: requests that wait for their reply and callbacks that
+  run for them.
 
-  A request lives from `add/2` to `finish/2`, which is when its one final reply has come. In between its caller may lose
-  interest (`abandon/2`): then nobody waits, but the id stays taken until Python has answered, so that no reply can ever
-  be mistaken for another's.
+  A request lives from `add/2` to `finish/2`, which is when its one final reply has come. In
+  between its caller may lose interest (`abandon/2`): then nobody waits, but the id stays taken
+  until Python has answered, so that no reply can ever be mistaken for another's.
 
       iex> alias ErlBridge.Inflight
       iex> request = %{reply_to: make_ref(), caller: self(), monitor: make_ref(), name: :nightly, events?: false, callbacks: %{}}
@@ -23,8 +24,9 @@ defmodule ErlBridge.Inflight do
   defstruct next_id: Protocol.first_id(), requests: %{}, names: %{}, monitors: %{}, tasks: %{}
 
   @typedoc """
-  A request: where its reply goes, who waits for it (and the worker's monitor on that process), the name that
-  `ErlBridge.cancel/2` knows it by, whether events are wanted, and the functions Python may call meanwhile.
+  A request: where its reply goes, who waits for it (and the worker's monitor on that process),
+  the name that `ErlBridge.cancel/2` knows it by, whether events are wanted, and the functions
+  Python may call meanwhile.
   """
   @type request :: %{
           reply_to: reference,

@@ -1,6 +1,7 @@
 defmodule ErlBridge.Options do
   @moduledoc """
-  All options of this library: one schema per function, which validates them and writes their documentation.
+  All options of this library: one schema per function, which validates them and writes their
+  documentation.
 
       iex> ErlBridge.Options.validate!([timeot: 5], :call)
       ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :callbacks and :metadata

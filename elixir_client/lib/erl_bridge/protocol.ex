@@ -2,8 +2,9 @@ defmodule ErlBridge.Protocol do
   @moduledoc """
   Frames as binaries, messages as terms, and nothing else: no process, no port.
 
-  A request is encoded in two steps, so that the process that owns the port never handles the terms of a request. The
-  caller encodes all but the id (`body/3`); the worker puts the id in front (`frame/2`), a small integer of its own.
+  A request is encoded in two steps, so that the process that owns the port never handles the
+  terms of a request. The caller encodes all but the id (`body/3`); the worker puts the id in
+  front (`frame/2`), a small integer of its own.
 
       iex> body = ErlBridge.Protocol.body(:ping, %{n: 1}, %{})
       iex> frame = IO.iodata_to_binary(ErlBridge.Protocol.frame(300, body))
@@ -13,8 +14,8 @@ defmodule ErlBridge.Protocol do
       iex> ErlBridge.Protocol.decode(:erlang.term_to_binary({:ok, 300, "pong"}))
       {:ok, {:ok, 300, "pong"}}
 
-  What comes back is read in two steps for the same reason: `peek/1` finds out for the worker what a frame is and whose,
-  by its first bytes; `decode/1` reads it whole where it is wanted.
+  What comes back is read in two steps for the same reason: `peek/1` finds out for the worker what
+  a frame is and whose, by its first bytes; `decode/1` reads it whole where it is wanted.
   """
 
   alias ErlBridge.Error
@@ -89,8 +90,9 @@ defmodule ErlBridge.Protocol do
   @doc """
   What a frame is and whose, without decoding it where its first bytes say so.
 
-  `:final` is a reply of either kind, `:refused` the answer to a frame in which Python found no request. A server that writes its terms in some other valid way is understood too, at the price of
-  decoding.
+  `:final` is a reply of either kind, `:refused` the answer to a frame in which Python found no
+  request. A server that writes its terms in some other valid way is understood too, at the price
+  of decoding.
   """
   @spec peek(binary) :: glimpse
   for {tag, kind} <- [ok: :final, error: :final, event: :event], atom <- atom_forms.(tag) do

@@ -55,7 +55,8 @@ defmodule ErlBridge.Python do
   @doc """
   The error for those who wait on a Python that ended with this exit status.
 
-  `nil` is for a port that closed without one: then Python reads no more, and must not live on unheard.
+  `nil` is for a port that closed without one: then Python reads no more, and must not live on
+  unheard.
   """
   @spec crashed(t, non_neg_integer | nil) :: Error.t()
   def crashed(%__MODULE__{} = python, status) do
@@ -64,7 +65,8 @@ defmodule ErlBridge.Python do
   end
 
   @doc """
-  Ends a Python that does not end by itself: a signal that it may obey, then one that it cannot refuse.
+  Ends a Python that does not end by itself: a signal that it may obey, then one that it cannot
+  refuse.
 
   Returns the last lines of its stderr when it is gone.
   """

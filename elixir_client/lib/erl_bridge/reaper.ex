@@ -2,9 +2,10 @@ defmodule ErlBridge.Reaper do
   @moduledoc """
   Sees to it that no Python outlives its worker, however that ends.
 
-  A worker that stops ends its Python itself. One that is killed cannot: its port closes, and Python ends because its input does.
-  Only a Python that is suspended or stuck may not; such a one is killed here, a little later. (When the whole node dies it is the
-  end of the input again that ends Python.)
+  A worker that stops ends its Python itself. One that is killed cannot: its port closes, and
+  Python ends because its input does. Only a Python that is suspended or stuck may not; such a one
+  is killed here, a little later. (When the whole node dies it is the end of the input again that
+  ends Python.)
   """
 
   use GenServer

@@ -1,9 +1,11 @@
 defmodule ErlBridge.Request do
   @moduledoc """
-  The caller's side of a request: it is encoded, sent off, waited for and decoded in the calling process.
+  The caller's side of a request: it is encoded, sent off, waited for and decoded in the calling
+  process.
 
-  Everything that comes back goes to an alias of that process, which the end of the request revokes. So nothing late ever lands in
-  a mailbox, whether the request was answered, timed out, or its bridge died.
+  Everything that comes back goes to an alias of that process, which the end of the request
+  revokes. So nothing late ever lands in a mailbox, whether the request was answered, timed out,
+  or its bridge died.
   """
 
   alias ErlBridge.{Error, Protocol}
@@ -24,7 +26,8 @@ defmodule ErlBridge.Request do
 
   @type result :: {:ok, term} | {:error, Error.t()}
 
-  # How much longer than its deadline a caller waits, so that Python's own :timeout_error arrives, with the best result so far in it.
+  # How much longer than its deadline a caller waits, so that Python's own :timeout_error arrives,
+  # with the best result so far in it.
   @grace_ms 1_000
 
   @doc "Sends a request off. The options are those of `ErlBridge.call/4`, validated."

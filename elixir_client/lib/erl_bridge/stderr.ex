@@ -1,11 +1,12 @@
 defmodule ErlBridge.Stderr do
   @moduledoc """
-  Python's stderr, line by line: each line goes to `Logger`, and the last ones are kept for error messages.
+  Python's stderr, line by line: each line goes to `Logger`, and the last ones are kept for error
+  messages.
 
-  A port cannot tell a program's stderr from its stdout, and leaves it to the terminal of the node. So Python writes its stderr
-  into a named pipe, and a second port reads that pipe through `cat`. This process owns the second port: a flood of
-  lines holds up neither the worker nor Python, and nothing is written to disk. The pipe has a name only until both
-  ends have opened it.
+  A port cannot tell a program's stderr from its stdout, and leaves it to the terminal of the
+  node. So Python writes its stderr into a named pipe, and a second port reads that pipe through
+  `cat`. This process owns the second port: a flood of lines holds up neither the worker nor
+  Python, and nothing is written to disk. The pipe has a name only until both ends have opened it.
   """
 
   use GenServer

@@ -2,8 +2,9 @@ defmodule ErlBridge.Vocabulary do
   @moduledoc """
   The atoms that a server may send besides those of the request it answers.
 
-  They are read from `priv/vocabulary.eterm` when this module is compiled. Once it is loaded they all exist in the node,
-  and `:erlang.binary_to_term(frame, [:safe])` decodes every reply without a peer ever being able to make an atom.
+  They are read from `priv/vocabulary.eterm` when this module is compiled. Once it is loaded they
+  all exist in the node, and `:erlang.binary_to_term(frame, [:safe])` decodes every reply without
+  a peer ever being able to make an atom.
 
       iex> :optimized_signature in ErlBridge.Vocabulary.atoms()
       true

@@ -1,11 +1,13 @@
 defmodule ErlBridge.Worker do
   @moduledoc """
-  The process that owns the port to one Python: it puts ids on requests, sees whom each frame is for, and hands it on.
+  The process that owns the port to one Python: it puts ids on requests, sees whom each frame is
+  for, and hands it on.
 
-  What is under way is a value, `ErlBridge.Inflight`; frames are built and read by `ErlBridge.Protocol`. Terms pass by this process:
-  callers encode their requests and decode their replies themselves. It watches its callers, so that work for a dead
-  one is cancelled; it runs the functions that Python calls, each in a linked process of its own; and when Python dies it tells everybody who
-  waits and stops, for its supervisor to start anew.
+  What is under way is a value, `ErlBridge.Inflight`; frames are built and read by
+  `ErlBridge.Protocol`. Terms pass by this process: callers encode their requests and decode their
+  replies themselves. It watches its callers, so that work for a dead one is cancelled; it runs
+  the functions that Python calls, each in a linked process of its own; and when Python dies it
+  tells everybody who waits and stops, for its supervisor to start anew.
 
   Messages it takes, beside those of its port (`ErlBridge.Request` sends them):
 
@@ -13,8 +15,8 @@ defmodule ErlBridge.Worker do
     * `{:cancel, request, name}` - ask Python to cancel the request of that name
     * `{:abandon, reply_to}` - nobody waits for that request any more
 
-  and those it gives, to the `reply_to` of a request: `{reply_to, :event | :final, frame}`, or `{reply_to, :done, result}`
-  where this side made the answer.
+  and those it gives, to the `reply_to` of a request: `{reply_to, :event | :final, frame}`, or
+  `{reply_to, :done, result}` where this side made the answer.
   """
 
   use GenServer, restart: :permanent
@@ -29,7 +31,8 @@ defmodule ErlBridge.Worker do
   # What `terminate/2` takes at most, beyond the time that requests have to finish.
   @ending_ms 4_000
 
-  # Not all options: they may hold keys of a provider, and a state is logged when its process crashes.
+  # Not all options: they may hold keys of a provider, and a state is logged when its process
+  # crashes.
   defstruct [:python, :shutdown_timeout, inflight: Inflight.new()]
 
   @typedoc "What callers must know of a bridge: the default timeout, the largest frame, hello, and how long a stop takes at most."
@@ -38,18 +41,17 @@ defmodule ErlBridge.Worker do
   @doc "Starts a worker, given validated options; returns when Python has said hello, or the error that came instead."
   @spec start_link(map) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
   def start_link(options) do
-    case GenServer.start_link(
-           __MODULE__,
-           {self(), options},
-           Enum.to_list(Map.take(options, [:name]))
-         ) do
+    name = Enum.to_list(Map.take(options, [:name]))
+
+    case GenServer.start_link(__MODULE__, {self(), options}, name) do
       {:error, {:shutdown, %Error{} = error}} -> {:error, error}
       other -> other
     end
   end
 
   @doc """
-  The worker behind a bridge, and what its callers must know of it: default timeout, largest frame, hello.
+  The worker behind a bridge, and what its callers must know of it: default timeout, largest
+  frame, hello.
 
   Read from the registry, not asked of the worker.
   """
@@ -67,7 +69,8 @@ defmodule ErlBridge.Worker do
   @doc """
   Stops a worker; returns when its Python is gone.
 
-  One that does not stop in time is stuck writing to a Python that does not read: both are killed then.
+  One that does not stop in time is stuck writing to a Python that does not read: both are killed
+  then.
   """
   @spec stop(GenServer.server()) :: :ok
   def stop(bridge) do
@@ -80,9 +83,12 @@ defmodule ErlBridge.Worker do
   defp stop(worker, facts) do
     GenServer.stop(worker, :normal, facts.stop_within)
   catch
-    :exit, _timeout_or_gone_already ->
+    :exit, {:timeout, _call} ->
       OsProcess.signal(facts.hello.os_pid, "KILL")
       Process.exit(worker, :kill)
+      :ok
+
+    :exit, _gone_already ->
       :ok
   end
 
@@ -119,7 +125,7 @@ defmodule ErlBridge.Worker do
   def handle_info({:cancel, request, name}, state) do
     case Inflight.id_named(state.inflight, name) do
       nil ->
-        send(request.reply_to, {request.reply_to, :done, {:ok, %{cancelled: false}}})
+        answer(request, {:ok, %{cancelled: false}})
         {:noreply, state}
 
       id ->
@@ -148,26 +154,24 @@ defmodule ErlBridge.Worker do
   def handle_info({:EXIT, stderr, reason}, %{python: %{stderr: stderr}} = state),
     do: {:stop, reason, state}
 
-  def handle_info({:EXIT, task, reason}, state) when is_pid(task) do
-    {:noreply, task_died(state, task, reason)}
-  end
+  def handle_info({:EXIT, task, reason}, state) when is_pid(task),
+    do: {:noreply, task_died(state, task, reason)}
 
   def handle_info(_late_message_of_a_closed_port, state), do: {:noreply, state}
 
   # Requests
 
   defp send_request(state, request, body) do
-    case Inflight.add(state.inflight, Map.put(request, :monitor, Process.monitor(request.caller))) do
+    monitor = Process.monitor(request.caller)
+
+    case Inflight.add(state.inflight, Map.put(request, :monitor, monitor)) do
       {:ok, id, inflight} ->
         Python.write(state.python, Protocol.frame(id, body))
         %{state | inflight: inflight}
 
       {:error, :duplicate} ->
-        send(
-          request.reply_to,
-          {request.reply_to, :done, {:error, Error.duplicate_id(request.name)}}
-        )
-
+        Process.demonitor(monitor, [:flush])
+        answer(request, {:error, Error.duplicate_id(request.name)})
         state
     end
   end
@@ -232,6 +236,8 @@ defmodule ErlBridge.Worker do
   defp forward(nil, _kind, _frame), do: :ok
   defp forward(%{reply_to: reply_to}, kind, frame), do: send(reply_to, {reply_to, kind, frame})
 
+  defp answer(%{reply_to: reply_to}, result), do: send(reply_to, {reply_to, :done, result})
+
   # Functions that Python calls
 
   defp run(%{callbacks: callbacks, caller: caller}, frame, state) do
@@ -266,10 +272,7 @@ defmodule ErlBridge.Worker do
   defp python_died(state, status) do
     error = Python.crashed(state.python, status)
 
-    for request <- Inflight.awaited(state.inflight) do
-      send(request.reply_to, {request.reply_to, :done, {:error, error}})
-    end
-
+    Enum.each(Inflight.awaited(state.inflight), &answer(&1, {:error, error}))
     {:stop, error, %{state | python: nil}}
   end
 
@@ -284,8 +287,8 @@ defmodule ErlBridge.Worker do
     |> drain(deadline)
   end
 
-  # Replies that still come are still delivered, and functions still run. Requests that come now are not taken: their
-  # callers see this process end.
+  # Replies that still come are still delivered, and functions still run. Requests that come now
+  # are not taken: their callers see this process end.
   defp drain(%{python: %{port: port} = python} = state, deadline) do
     receive do
       {^port, {:data, frame}} ->

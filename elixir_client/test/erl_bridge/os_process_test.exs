@@ -10,7 +10,7 @@ defmodule ErlBridge.OsProcessTest do
     assert OsProcess.alive?(os_pid)
 
     assert :ok = OsProcess.signal(os_pid, "KILL")
-    assert_receive {^port, {:exit_status, 137}}, 5_000
+    assert_receive {^port, {:exit_status, 137}}
     refute OsProcess.alive?(os_pid)
     assert :ok = OsProcess.signal(os_pid, "KILL")
   end

@@ -173,7 +173,10 @@ defmodule ErlBridge.BridgeTest do
     test "the error has Python's exit status and its last words" do
       bridge = Live.start!()
 
+      monitor = Process.monitor(bridge)
+
       assert {:error, %Error{type: :process_crashed} = error} = ErlBridge.call(bridge, :die)
+      assert_receive {:DOWN, ^monitor, :process, ^bridge, ^error}
       assert error.context.exit_status == 3
       assert List.last(error.context.stderr) == "this is the end"
     end
@@ -213,6 +216,51 @@ defmodule ErlBridge.BridgeTest do
     end
   end
 
+  describe "the end of the whole node" do
+    # Another node, which is killed while its Python optimizes.
+    @script """
+    {:ok, _apps} = Application.ensure_all_started(:erl_bridge)
+    {:ok, bridge} = ErlBridge.start_link(preload: false, log_level: :none)
+    {:ok, %{os_pid: os_pid}} = ErlBridge.hello(bridge)
+
+    ErlBridge.optimize(bridge, "question -> answer", [%{"question" => "a", "answer" => "b"}],
+      lm: %{callback: :stuck},
+      callbacks: %{
+        stuck: fn _request ->
+          IO.puts(os_pid)
+          Process.sleep(:infinity)
+        end
+      }
+    )
+    """
+
+    test "kill -9 leaves no Python, and no job process of Python" do
+      elixir = System.find_executable("elixir")
+      arguments = ["-pa", Application.app_dir(:erl_bridge, "ebin"), "-e", @script]
+      node = Port.open({:spawn_executable, elixir}, [:binary, :exit_status, args: arguments])
+
+      assert_receive {^node, {:data, line}}
+      python = String.to_integer(String.trim(line))
+      pythons = [python | descendants(python)]
+      {:os_pid, os_pid} = Port.info(node, :os_pid)
+
+      OsProcess.signal(os_pid, "KILL")
+      assert_receive {^node, {:exit_status, 137}}
+      Enum.each(pythons, &assert_ended/1)
+    end
+
+    # The processes below a process; where there is no /proc, none are known.
+    defp descendants(os_pid) do
+      children =
+        for path <- Path.wildcard("/proc/#{os_pid}/task/*/children"),
+            {:ok, pids} = File.read(path),
+            pid <- String.split(pids),
+            do: String.to_integer(pid)
+
+      children ++ Enum.flat_map(children, &descendants/1)
+    end
+  end
+
   describe "stderr" do
     test "goes to Logger line by line, and so does what is printed to stdout" do
       bridge = Live.start!(log_level: :error)
@@ -237,7 +285,7 @@ defmodule ErlBridge.BridgeTest do
   defp assert_ended(os_pid) do
     script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
     watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])
-    assert_receive {^watcher, {:exit_status, 0}}, 10_000
+    assert_receive {^watcher, {:exit_status, 0}}
   end
 
   # A request that is under way in Python and does not end by itself.
@@ -257,7 +305,7 @@ defmodule ErlBridge.BridgeTest do
       end)
 
     pid = task.pid
-    assert_receive {:waiting, ^pid}, 5_000
+    assert_receive {:waiting, ^pid}
     task
   end
 end

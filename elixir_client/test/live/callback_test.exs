@@ -32,7 +32,7 @@ defmodule ErlBridge.LiveCallbackTest do
         )
       end)
 
-    pids = for _n <- items, do: assert_receive({:here, _pid}, 5_000) |> elem(1)
+    pids = for _n <- items, do: assert_receive({:here, _pid}) |> elem(1)
     assert length(Enum.uniq(pids)) == 5
     Enum.each(pids, &send(&1, :go))
 
@@ -54,8 +54,7 @@ defmodule ErlBridge.LiveCallbackTest do
     throw: {quote(do: throw(:ball)), "** (throw) :ball"},
     exit: {quote(do: exit(:gone)), "** (exit) :gone"},
     kill: {quote(do: Process.exit(self(), :kill)), "the process of the callback ended: killed"},
-    link:
-      {quote(do: spawn_link(fn -> exit(:cut) end) && receive(do: (:never -> 0))), "ended: :cut"}
+    link: {quote(do: Task.await(Task.async(fn -> exit({:shutdown, :cut}) end))), ":cut"}
   ]
 
   for {name, {body, message}} <- @failures do
@@ -104,7 +103,7 @@ defmodule ErlBridge.LiveCallbackTest do
         )
       end)
 
-    assert_receive {:lingers, pid}, 5_000
+    assert_receive {:lingers, pid}
     monitor = Process.monitor(pid)
 
     assert {:ok, true} = ErlBridge.cancel(@bridge, :lingering)

@@ -153,7 +153,7 @@ defmodule ErlBridge.DSPyTest do
         )
       end)
 
-    assert_receive :under_way, 10_000
+    assert_receive :under_way
     assert {:ok, true} = ErlBridge.cancel(bridge, :nightly)
     assert {:error, %Error{type: :cancelled}} = Task.await(task)
     assert {:ok, :healthy} = ErlBridge.health_check(bridge)
@@ -173,8 +173,10 @@ defmodule ErlBridge.DSPyTest do
         )
       end)
 
-    assert_receive :under_way, 10_000
+    assert_receive :under_way
+    monitor = Process.monitor(bridge)
     OsProcess.signal(Live.os_pid(bridge), "KILL")
-    assert {:error, %Error{type: :process_crashed}} = Task.await(task)
+    assert {:error, %Error{type: :process_crashed} = error} = Task.await(task)
+    assert_receive {:DOWN, ^monitor, :process, ^bridge, ^error}
   end
 end

@@ -275,7 +275,7 @@ defmodule ErlBridge.RequestTest do
       end)
 
     pid = task.pid
-    assert_receive {:waiting, ^pid}, 5_000
+    assert_receive {:waiting, ^pid}
     task
   end
 

@@ -2,7 +2,8 @@ defmodule ErlBridge.Live do
   @moduledoc """
   The bridge that live tests share, and bridges of a test's own.
 
-  The shared one serves `test/support/bridge_app.py` and has not imported DSPy. No test may stop it or keep it busy.
+  The shared one serves `test/support/bridge_app.py` and has not imported DSPy. No test may stop
+  it or keep it busy.
   """
 
   import ExUnit.Callbacks

@@ -2,8 +2,9 @@ defmodule ErlBridge.Demo.Dataset do
   @moduledoc """
   Rows for the demo from what every Elixir machine has: the documentation of the standard library.
 
-  Each row is a sentence and the name of the module whose documentation it is from. Code, links and headings are taken out, and so
-  are the modules' own names, since they would give the answer away.
+  Each row is a sentence and the name of the module whose documentation it is from. Code, links
+  and headings are taken out, and so are the modules' own names, since they would give the answer
+  away.
 
       iex> markdown = \"""
       ...> Opens the `path`. See [the manual](https://example.org) for more, e.g. for modes.
@@ -52,8 +53,8 @@ defmodule ErlBridge.Demo.Dataset do
   @doc """
   The rows that these Markdown texts give: a list of module names, each with its texts.
 
-  A sentence that two modules share belongs to neither. Each module gives as many rows as the poorest one has, taken
-  evenly from its whole.
+  A sentence that two modules share belongs to neither. Each module gives as many rows as the
+  poorest one has, taken evenly from its whole.
   """
   @spec rows([{String.t(), [String.t()]}]) :: [row]
   def rows(texts) do
@@ -78,7 +79,8 @@ defmodule ErlBridge.Demo.Dataset do
   end
 
   @doc """
-  Shuffles the rows by the seed and parts them: a quarter for training, a quarter for validation, the rest for the test.
+  Shuffles the rows by the seed and parts them: a quarter for training, a quarter for validation,
+  the rest for the test.
   """
   @spec split([row], integer) :: split
   def split(rows, seed) do
@@ -160,8 +162,8 @@ defmodule ErlBridge.Demo.Dataset do
   defp furniture?(line), do: line =~ ~r/^\s*(#|\||>|\[[^\]]+\]: |-{3,}|={3,}|!\[)/
   defp list_item?(line), do: line =~ ~r/^\s*([*+-]|\d+\.) /
 
-  # Lines up to an empty one or the next item of a list. Within a paragraph an indented line goes on with it, elsewhere
-  # it is code.
+  # Lines up to an empty one or the next item of a list. Within a paragraph an indented line goes
+  # on with it, elsewhere it is code.
   defp paragraph(line, lines) do
     cond do
       String.trim(line) == "" -> {:cont, Enum.reverse(lines), []}

@@ -19,7 +19,7 @@ defmodule ErlBridge.Demo.Report do
   @spec head(map, [Dataset.row()]) :: String.t()
   def head(hello, rows) do
     """
-    erl_bridge #{hello.version}: Elixir #{System.version()} talks to Python #{hello.python} (OS process #{hello.os_pid})
+    erl_bridge #{hello.version}: Elixir #{System.version()} and Python #{hello.python} (OS process #{hello.os_pid})
 
     #{length(rows)} sentences from the documentation of #{names(Dataset.modules())}.
     The task: given the sentence, name the module.
@@ -117,20 +117,27 @@ defmodule ErlBridge.Demo.Report do
   @doc "What it comes to."
   @spec verdict(Demo.t(), Demo.run()) :: String.t()
   def verdict(demo, chosen) do
+    now = "#{chosen.test.correct} of #{chosen.test.total}"
+    before = demo.before.correct
+
     if Demo.risen?(demo) do
-      "#{chosen.optimizer}, the best on the validation rows, is right on #{chosen.test.correct} of " <>
-        "#{chosen.test.total} rows it never saw; the signature as it is on #{demo.before.correct}.\n"
+      """
+      #{chosen.optimizer}, the best on the validation rows,
+      is right on #{now} rows that it never saw; the signature as it is on #{before}.
+      """
     else
-      "The score did not rise: #{demo.before.correct} of #{demo.before.total} rows right before, " <>
-        "#{chosen.test.correct} after #{chosen.optimizer}.\n"
+      """
+      The score did not rise: #{chosen.optimizer}, the best on the validation rows,
+      is right on #{now} rows that it never saw; the signature as it is on #{before}.
+      """
     end
   end
 
   defp on_model("local/nearest-demo") do
     """
-    The language model was local/nearest-demo. It has no weights and understands nothing: it answers as the most similar
-    demonstration in its prompt does. The gain is real and measured, and comes from the choice of demonstrations; it
-    says nothing about a real model. Try one:
+    The language model was local/nearest-demo. It has no weights and understands nothing: it
+    answers as the most similar demonstration in its prompt does. The gain is real and measured,
+    and comes from the choice of demonstrations; it says nothing about a real model. Try one:
 
       mix erl_bridge.demo --lm openai/gpt-4o-mini      with OPENAI_API_KEY set
       mix erl_bridge.demo --lm ollama_chat/llama3.2    with Ollama running

@@ -6,17 +6,18 @@ defmodule Mix.Tasks.ErlBridge.Demo do
 
       mix erl_bridge.demo [options]
 
-  The rows are sentences of the documentation of Elixir's standard library; the task is to name the module that a sentence is
-  about. The signature is scored as it is, optimized twice, and scored again on rows that no optimizer has seen.
+  The rows are sentences of the documentation of Elixir's standard library; the task is to name
+  the module that a sentence is about. The signature is scored as it is, optimized twice, and
+  scored again on rows that no optimizer has seen.
 
-  Without options it needs no key, no network and no model: `local/nearest-demo` answers by the most similar
-  demonstration in its prompt. With a real model it makes some 1,900 short calls.
+  Without options it needs no key, no network and no model: `local/nearest-demo` answers by the
+  most similar demonstration in its prompt. With a real model it makes some 1,900 short calls.
 
   ## Options
 
     * `--lm NAME` - the language model, `openai/gpt-4o-mini` or `ollama_chat/llama3.2` for example
-    * `--optimizer NAME` - the optimizer to compare with `bootstrap_few_shot`; `bootstrap_few_shot_with_random_search`
-      unless told
+    * `--optimizer NAME` - the optimizer to compare with `bootstrap_few_shot`;
+      `bootstrap_few_shot_with_random_search` unless told
     * `--seed N` - how the rows are shuffled; 0 unless told
     * `--help` - this text
 
@@ -81,8 +82,9 @@ defmodule Mix.Tasks.ErlBridge.Demo do
     error in ErlBridge.Error -> Mix.raise(Exception.message(error))
   end
 
-  # On a terminal the progress of a step is one line, drawn again with each event; elsewhere each milestone adds a line.
-  # Both are given what they returned the last time: the step and its last milestone.
+  # On a terminal the progress of a step is one line, drawn again with each event; elsewhere each
+  # milestone adds a line. Both are given what they returned the last time: the step and its last
+  # milestone.
 
   defp printer({:ok, columns}), do: &redraw(&1, &2, &3, columns)
   defp printer({:error, _no_terminal}), do: &add_line/3

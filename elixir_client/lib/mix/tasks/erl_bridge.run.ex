@@ -6,7 +6,8 @@ defmodule Mix.Tasks.ErlBridge.Run do
 
       mix erl_bridge.run [options]
 
-  Prints what Python said when it started, then its stderr as it comes. Ends on Ctrl-C or at the end of the input.
+  Prints what Python said when it started, then its stderr as it comes. Ends on Ctrl-C or at the
+  end of the input.
 
   ## Options
 
@@ -52,10 +53,14 @@ defmodule Mix.Tasks.ErlBridge.Run do
   end
 
   defp facts(hello) do
+    limits =
+      Enum.map_join(Enum.sort(hello.limits), ", ", fn {name, value} -> "#{name} #{value}" end)
+
     """
-    erl_bridge #{hello.version} on Python #{hello.python}, OS process #{hello.os_pid}, protocol #{hello.protocol}
+    erl_bridge #{hello.version}, protocol #{hello.protocol}
+    Python #{hello.python}, OS process #{hello.os_pid}
     request types: #{Enum.map_join(hello.request_types, ", ", &to_string/1)}
-    limits: #{Enum.map_join(hello.limits, ", ", fn {name, value} -> "#{name} #{value}" end)}
+    limits: #{limits}
     """
   end
 
