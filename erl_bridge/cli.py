@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process.
 
-    The status is 0 after an orderly end, 1 when the application cannot be loaded or the bridge itself fails, 2 for wrong
-    arguments and 130 after Ctrl-C.
+    The status is 0 after an orderly end, 1 when the application cannot be loaded or the bridge itself fails, 2 for
+    wrong arguments and 130 after Ctrl-C.
     """
     status = 1
     try:

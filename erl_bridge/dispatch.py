@@ -59,6 +59,7 @@ class Work:
         self.client = client
         self.request = request
         self.handler = handler
+        self.atoms = request.atoms
         self.deadline = None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
         self.best: Any = None
         self._lock = threading.RLock()
@@ -111,16 +112,18 @@ class Work:
         """Keep the best result so far."""
         self.best = best
 
-    def answer(self, call_id: int, result: Any) -> bool:
-        """Deliver the client's answer to a call; False when nobody waits for it."""
-        answer = self._answer
+    def answer(self, call_id: int, result: Any, atoms: Set[Atom]) -> bool:
+        """Deliver the client's answer to a call; False when nobody waits for it. Its atoms may go back too."""
+        with self._lock:
+            self.atoms |= atoms
+            answer = self._answer
         return answer is not None and answer(call_id, result)
 
     def _send(self, message: Message) -> None:
         with self._lock:
             if self._finished:
                 raise Stopped
-            self.client.send(message, self.request.atoms)
+            self.client.send(message, self.atoms)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -138,7 +141,7 @@ class Work:
             if self._expiry is not None:
                 self._expiry.cancel()
             try:
-                self.client.send(message, self.request.atoms)
+                self.client.send(message, self.atoms)
             finally:
                 self.client.forget(self, list(self._calls))
         return True
@@ -222,11 +225,11 @@ class Client:
             self._calls[self._last_call] = (work, call_id)
             return self._last_call
 
-    def callback_result(self, call_id: Any, result: Any) -> bool:
+    def callback_result(self, call_id: Any, result: Any, atoms: Set[Atom]) -> bool:
         """Pass on what the client's function returned; False when nobody waits for it any more."""
         with self._lock:
             found = self._calls.pop(call_id, None) if isinstance(call_id, int) else None
-        return found is not None and found[0].answer(found[1], result)
+        return found is not None and found[0].answer(found[1], result, atoms)
 
 
 class Dispatcher:

@@ -123,6 +123,13 @@ def test_a_function_of_the_client_that_fails_is_a_callback_error(app_bridge: Bri
     assert error[a("message")] == "the client's function double failed: no such user"
 
 
+@EVERYWHERE
+def test_an_atom_that_came_in_an_answer_may_go_back(app_bridge: BridgeProcess, where: str) -> None:
+    message_id = app_bridge.send(f"ask_{where}", {"n": 21})
+    reply = answer_calls(app_bridge, message_id, lambda n: (a("ok"), a("an_atom_of_the_answer")))
+    assert reply == (a("ok"), message_id, a("an_atom_of_the_answer"))
+
+
 def test_a_callback_result_that_is_none_is_refused(app_bridge: BridgeProcess) -> None:
     message_id = app_bridge.send("ask_thread", {"n": 21})
     call_id = app_bridge.receive()[1]

@@ -88,22 +88,6 @@ def test_a_copy_in_a_release_falls_through_to_the_path(place: Path, tmp_path: Pa
     assert launch(priv / "erl_bridge", PATH=f"{tmp_path}/bin:/usr/bin:/bin")[1][0] == str(python)
 
 
-def test_stderr_is_appended_to_a_file(place: Path, tmp_path: Path) -> None:
-    stand_in(place / ".venv/bin/python")
-    log = tmp_path / "the log"
-    log.write_text("before\n")
-    assert launch(place / "priv/erl_bridge", ERL_BRIDGE_STDERR=str(log))[2] == ""
-    assert log.read_text() == "before\ncomplaint\n"
-
-
-def test_a_log_that_cannot_be_written_is_no_reason_not_to_start(place: Path, tmp_path: Path) -> None:
-    stand_in(place / ".venv/bin/python")
-    status, said, complaints = launch(place / "priv/erl_bridge", ERL_BRIDGE_STDERR=str(tmp_path))
-    assert (status, said[1]) == (0, "-m erl_bridge")
-    assert f"stderr stays where it is, {tmp_path} cannot be written" in complaints
-    assert complaints.endswith("complaint\n")
-
-
 @pytest.mark.parametrize("named", ["", "/no/such/python"])
 def test_without_a_python_it_says_what_to_do(place: Path, tmp_path: Path, named: str) -> None:
     # A PATH with a shell and no python3.

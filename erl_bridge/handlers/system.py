@@ -66,7 +66,8 @@ def cancel(client: Client, request: Request) -> Reply:
 def callback_result(client: Client, request: Request) -> Reply:
     """The answer to a call: ``%{accepted: true | false}``, false when nobody waits for it any more."""
     payload = _fields(request.payload, required=("call_id", "result"))
-    return Reply(request.message_id, named({"accepted": client.callback_result(payload["call_id"], payload["result"])}))
+    accepted = client.callback_result(payload["call_id"], payload["result"], request.atoms)
+    return Reply(request.message_id, named({"accepted": accepted}))
 
 
 def shutdown(client: Client, request: Request) -> None:

@@ -35,7 +35,7 @@ class JobOutlet:
 
     def __init__(self, channel: Channel, atoms: Set[Atom]) -> None:
         self._channel = channel
-        self._atoms = atoms
+        self._atoms = atoms  # those that may be sent; answers to calls bring more
 
     def event(self, event: dict[Any, Any]) -> None:
         self._channel.send("event", event, atoms=self._atoms)
@@ -55,6 +55,7 @@ class Worker:
         self._handlers = handlers
         self._requests: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._context: Context | None = None
+        self._atoms: set[Atom] = set()  # those that the request at work may send
 
     def serve(self) -> None:
         """Work until the process is ended from outside."""
@@ -69,15 +70,17 @@ class Worker:
             if message is None:
                 os._exit(0)  # the bridge is gone, or needs this process no more
             if message[0] == "run":
-                self._requests.put((*message[1:], VOCABULARY | atoms))
+                self._requests.put((*message[1:], atoms))
             elif self._context is not None:
+                self._atoms |= atoms
                 self._context.callback_result(*message[1:])
 
     def _perform(
-        self, name: str, message_id: Any, payload: Any, metadata: Any, remaining: float | None, atoms: Set[Atom]
+        self, name: str, message_id: Any, payload: Any, metadata: Any, remaining: float | None, atoms: set[Atom]
     ) -> None:
+        self._atoms = atoms | VOCABULARY
         self._context = Context(
-            JobOutlet(self._channel, atoms),
+            JobOutlet(self._channel, self._atoms),
             request_type=name,
             message_id=message_id,
             metadata=metadata,
@@ -85,19 +88,19 @@ class Worker:
         )
         try:
             result = self._handlers[name](payload, self._context)
-            self._reply("ok", result, atoms)
+            self._reply("ok", result)
         except Stopped:
             raise
         except BaseException as error:
-            self._reply("error", error_map(from_exception(error)), atoms)
+            self._reply("error", error_map(from_exception(error)))
         finally:
             self._context = None
 
-    def _reply(self, tag: str, value: Any, atoms: Set[Atom]) -> None:
+    def _reply(self, tag: str, value: Any) -> None:
         try:
-            self._channel.send(tag, value, atoms=atoms)
+            self._channel.send(tag, value, atoms=self._atoms)
         except SerializationError:
-            self._channel.send("error", error_map(_unsendable(tag, value, atoms)))
+            self._channel.send("error", error_map(_unsendable(tag, value, self._atoms)))
 
 
 def _unsendable(tag: str, value: Any, atoms: Set[Atom]) -> BridgeError:
