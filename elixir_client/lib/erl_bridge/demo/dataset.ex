@@ -2,9 +2,9 @@ defmodule ErlBridge.Demo.Dataset do
   @moduledoc """
   Rows for the demo from what every Elixir machine has: the documentation of the standard library.
 
-  Each row is a sentence and the name of the module whose documentation it is from. Code, links
-  and headings are taken out, and so are the modules' own names, since they would give the answer
-  away.
+  Each row is a sentence and the name of the module whose documentation it is from. Blocks of code,
+  links and headings are taken out, and the modules' own names are replaced by "…", since they
+  would give the answer away.
 
       iex> markdown = \"""
       ...> Opens the `path`. See [the manual](https://example.org) for more, e.g. for modes.
@@ -16,7 +16,7 @@ defmodule ErlBridge.Demo.Dataset do
       ...>   * `:read` - the file must exist
       ...> \"""
       iex> ErlBridge.Demo.Dataset.sentences(markdown)
-      ["Opens the.", "See the manual for more, e.g. for modes.", "the file must exist"]
+      ["Opens the path.", "See the manual for more, e.g. for modes.", ":read - the file must exist"]
   """
 
   @modules [DateTime, Enum, File, String, Supervisor]
@@ -126,7 +126,7 @@ defmodule ErlBridge.Demo.Dataset do
 
   defp without_names(sentence, names) do
     sentence
-    |> String.replace(~r/\b(#{Enum.join(names, "|")})s?\b/i, "")
+    |> String.replace(~r/\b(#{Enum.join(names, "|")})s?\b/i, "…")
     |> tidy()
   end
 
@@ -178,19 +178,26 @@ defmodule ErlBridge.Demo.Dataset do
     |> String.replace(~r/^\s*([*+-]|\d+\.) +/, "")
     |> String.replace(~r/\[([^\]]*)\]\([^)]*\)/, "\\1")
     |> String.replace(~r/\[([^\]]*)\]\[[^\]]*\]/, "\\1")
-    |> String.replace(~r/(`+).*?\1/, "")
+    |> String.replace(~r/(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)/, &code/1)
     |> String.replace(~r/https?:\S+/, "")
-    |> String.replace(~r/[*_]{1,2}(\w[^*_]*)[*_]{1,2}/, "\\1")
+    |> String.replace(~r/(?<!\w)[*_]{1,2}(\w[^*_]*)[*_]{1,2}(?!\w)/, "\\1")
     |> String.replace(~r/^\s*[-:–] +/, "")
     |> tidy()
   end
 
+  # `Enum.map/2` becomes map: a module's name would give the answer away.
+  defp code(quoted) do
+    quoted
+    |> String.replace("`", "")
+    |> String.trim()
+    |> String.replace(~r/\b([tc]:)?([A-Z]\w*\.)+(?=[a-z_])/, "")
+    |> String.replace(~r/(?<=\w)\/\d+$/, "")
+  end
+
   defp tidy(text) do
     text
-    |> String.replace(~r/\(\s*[,;]?\s*\)|""/, "")
     |> String.replace(~r/\s+/, " ")
-    |> String.replace(~r/ ([.,;:!?)])/, "\\1")
-    |> String.replace(~r/,{2,}/, ",")
+    |> String.replace(~r/ ([.,;!?)]|:(?!\w))/, "\\1")
     |> String.trim()
   end
 

@@ -141,6 +141,8 @@ defmodule ErlBridge.Demo.Report do
 
       mix erl_bridge.demo --lm openai/gpt-4o-mini      with OPENAI_API_KEY set
       mix erl_bridge.demo --lm ollama_chat/llama3.2    with Ollama running
+
+    or, where you said make demo, make demo ARGS="--lm openai/gpt-4o-mini".
     """
   end
 

@@ -14,22 +14,23 @@ defmodule ErlBridge.Demo.DatasetTest do
       {"headings", "# Title\n\nText.\n\n## Examples", ["Text."]},
       {"indented code", "Text.\n\n    iex> 1 + 1\n    2\n\nMore.", ["Text.", "More."]},
       {"fenced code", "Text.\n\n```elixir\nNot. This.\n```\n\nMore.", ["Text.", "More."]},
-      {"code in a line", "Returns `:ok` or an error.", ["Returns or an error."]},
-      {"code with backticks", "Use ``a `b` c`` here.", ["Use here."]},
+      {"code in a line", "Returns `:ok` or an error.", ["Returns :ok or an error."]},
+      {"code with backticks", "Use ``a `b` c`` here.", ["Use a b c here."]},
+      {"names of functions", "See `Enum.map/2`, `c:GenServer.init/1` and `my_own_fun/1`.",
+       ["See map, init and my_own_fun."]},
       {"links", "See [the guide](g.html), [this][ref] or https://x.org now.",
        ["See the guide, this or now."]},
       {"emphasis", "It is *very* **good** and _new_.", ["It is very good and new."]},
       {"lists", "Options:\n\n  * `:a` - the first one\n    goes on\n  * the second. Really.",
        [
          "Options:",
-         "the first one goes on",
+         ":a - the first one goes on",
          "the second.",
          "Really."
        ]},
       {"numbered lists", "1. First.\n2. Second.", ["First.", "Second."]},
       {"tables and quotes", "| a | b |\n\n> Note this.\n\nText.", ["Text."]},
       {"comments", "Text. <!-- Not this. -->More.", ["Text.", "More."]},
-      {"empty parentheses", "It works (`x`) well.", ["It works well."]},
       {"nothing", "", []}
     ]
 
@@ -48,8 +49,8 @@ defmodule ErlBridge.Demo.DatasetTest do
       ]
 
       assert Dataset.rows(texts) == [
-               %{module: "Enum", sentence: "An is not one of the that we want."},
-               %{module: "String", sentence: "A is one of the that nobody has."}
+               %{module: "Enum", sentence: "An … is not one of the … that we want."},
+               %{module: "String", sentence: "A … is one of the … that nobody has."}
              ]
     end
 
