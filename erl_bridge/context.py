@@ -107,13 +107,16 @@ class Context:
             raise Stopped
         return waiting.value(name)
 
-    def callback_result(self, call_id: int, result: Any) -> bool:
-        """Deliver the client's answer to a call; False when nobody waits for that id (it was answered or given up)."""
+    def callback_result(self, call_id: int, result: tuple[Any, Any]) -> bool:
+        """Deliver the client's answer to a call; False when nobody waits for that id (it was answered or given up).
+
+        ``result`` is as :func:`check_callback_result` lets it pass.
+        """
         with self._lock:
             waiting = self._waiting.get(call_id)
         if waiting is None or waiting.done.is_set():
             return False
-        waiting.result = check_callback_result(result)
+        waiting.result = result
         waiting.done.set()
         return True
 

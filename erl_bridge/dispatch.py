@@ -64,7 +64,7 @@ class Work:
         self.best: Any = None
         self._lock = threading.RLock()
         self._finished = False
-        self._calls: dict[int, int] = {}
+        self._calls: dict[int, int] = {}  # from their number on the connection to their number in the context
         self._expiry: Timer | None = None
         self._stop: Callable[[], None] | None = None
         self._answer: Callable[[int, Any], bool] | None = None
@@ -104,18 +104,20 @@ class Work:
         """Ask the client to run a function. Raises :class:`Stopped` when the request has been answered."""
         if self.handler.run == "inline":
             raise RuntimeError('an inline handler cannot wait for the client; register it with run="thread"')
-        public_id = self.client.new_call(self, call_id)
-        self._calls[public_id] = call_id
-        self._send(Call(public_id, self.request.message_id, name, args))
+        with self._lock:
+            public_id = self.client.new_call(self)
+            self._calls[public_id] = call_id
+            self._send(Call(public_id, self.request.message_id, name, args))
 
     def checkpoint(self, best: Any) -> None:
         """Keep the best result so far."""
         self.best = best
 
-    def answer(self, call_id: int, result: Any, atoms: Set[Atom]) -> bool:
+    def answer(self, public_id: int, result: Any, atoms: Set[Atom]) -> bool:
         """Deliver the client's answer to a call; False when nobody waits for it. Its atoms may go back too."""
         with self._lock:
-            self.atoms |= atoms
+            self.atoms = self.atoms | atoms
+            call_id = self._calls.pop(public_id)
             answer = self._answer
         return answer is not None and answer(call_id, result)
 
@@ -169,7 +171,7 @@ class Client:
         self.send = send
         self._lock = threading.Lock()
         self._in_flight: dict[Hashable, Work] = {}
-        self._calls: dict[int, tuple[Work, int]] = {}
+        self._calls: dict[int, Work] = {}
         self._last_call = 0
 
     def handle(self, request: Request) -> Reply | Failure | None:
@@ -218,18 +220,18 @@ class Client:
 
     # -- calls to the client -------------------------------------------------------------------------------------
 
-    def new_call(self, work: Work, call_id: int) -> int:
-        """A number, new on this connection, for the call that ``work`` knows as ``call_id``."""
+    def new_call(self, work: Work) -> int:
+        """A number, new on this connection, for a call that ``work`` makes."""
         with self._lock:
             self._last_call += 1
-            self._calls[self._last_call] = (work, call_id)
+            self._calls[self._last_call] = work
             return self._last_call
 
     def callback_result(self, call_id: Any, result: Any, atoms: Set[Atom]) -> bool:
         """Pass on what the client's function returned; False when nobody waits for it any more."""
         with self._lock:
-            found = self._calls.pop(call_id, None) if isinstance(call_id, int) else None
-        return found is not None and found[0].answer(found[1], result, atoms)
+            work = self._calls.pop(call_id, None) if type(call_id) is int else None
+        return work is not None and work.answer(call_id, result, atoms)
 
 
 class Dispatcher:

@@ -10,6 +10,7 @@ import sys
 import time
 
 from ..app import Handler
+from ..context import check_callback_result
 from ..errors import InvalidRequest, Overloaded
 from ..messages import Reply
 from ..refusals import invalid, unknown_key
@@ -66,7 +67,8 @@ def cancel(client: Client, request: Request) -> Reply:
 def callback_result(client: Client, request: Request) -> Reply:
     """The answer to a call: ``%{accepted: true | false}``, false when nobody waits for it any more."""
     payload = _fields(request.payload, required=("call_id", "result"))
-    accepted = client.callback_result(payload["call_id"], payload["result"], request.atoms)
+    result = check_callback_result(payload["result"])
+    accepted = client.callback_result(payload["call_id"], result, request.atoms)
     return Reply(request.message_id, named({"accepted": accepted}))
 
 
