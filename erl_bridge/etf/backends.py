@@ -33,12 +33,20 @@ class Backend(Value):
 
 
 def names() -> list[str]:
-    """The names of all backends.
+    """The names of the backends that can be used here, the best one first.
 
     >>> "python" in names()
     True
     """
-    return list(_LOADERS)
+    return [name for name in _LOADERS if _is_usable(name)]
+
+
+def _is_usable(name: str) -> bool:
+    try:
+        load(name)
+    except ImportError:
+        return False
+    return True
 
 
 def load(name: str) -> Backend:
@@ -56,11 +64,17 @@ def chosen() -> Backend:
     """The backend that the environment names, or else the best one."""
     name = os.environ.get(VARIABLE)
     if not name:
-        return load(_BEST)
+        return load(names()[0])
     try:
         return load(name)
     except ImportError as error:
         raise ImportError(f"{VARIABLE}={name}: {error}") from None
+
+
+def _load_compiled() -> Backend:
+    from ._core import decode, encode
+
+    return Backend("compiled", encode, decode)
 
 
 def _load_python() -> Backend:
@@ -70,5 +84,5 @@ def _load_python() -> Backend:
     return Backend("python", encode, decode)
 
 
-_LOADERS: dict[str, Callable[[], Backend]] = {"python": _load_python}
-_BEST = "python"
+# The best one first. The compiled one is not there where the package was installed without a compiler.
+_LOADERS: dict[str, Callable[[], Backend]] = {"compiled": _load_compiled, "python": _load_python}

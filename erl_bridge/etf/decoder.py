@@ -75,7 +75,10 @@ def decode(
         raise DecodeError(limits.max_size, f"at most {limits.max_size} bytes (max_size)", f"{len(view)}")
     if not len(view) or view[0] != tags.VERSION:
         raise DecodeError(0, f"the version byte {tags.VERSION}", str(view[0]) if len(view) else "no bytes at all")
-    decoder = _Decoder(bytes(view), limits, binaries == "auto", structs)
+    body, start = bytes(view), 1
+    if body[1:2] == _COMPRESSED:
+        body, start = _inflate(body, limits), 0
+    decoder = _Decoder(body, limits, binaries == "auto", structs, start)
     term = decoder.read()
     if atoms is not None:
         atoms.update(atom for atom in decoder.atoms if type(atom) is Atom)
@@ -87,7 +90,7 @@ class _Decoder:
 
     __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "start", "structs", "texts")
 
-    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool) -> None:
+    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool, start: int = 1) -> None:
         self.data = data
         self.limits = limits
         self.texts = texts
@@ -95,10 +98,8 @@ class _Decoder:
         self.atoms: set[terms.Name] = set()
         self.count = 1  # terms in all
         self.funs = 0  # funs that are being read, one within the other
-        self.start = 1
-        self.inflated = data[1:2] == _COMPRESSED
-        if self.inflated:
-            self.data, self.start = _inflate(data, limits), 0
+        self.start = start
+        self.inflated = start == 0
 
     def read(self) -> Any:
         """The term, or a DecodeError."""

@@ -99,6 +99,10 @@ class _Refused(Exception):
         self.reason = reason
 
 
+# What encode() makes an EncodeError of, wherever it comes from.
+REFUSED = (_Refused, UnicodeEncodeError, StructError, OverflowError)
+
+
 def _write(frames: list[Frame], parts: list[bytes], atoms: Atoms, default: Default, max_depth: int) -> None:
     append = parts.append
     while frames:

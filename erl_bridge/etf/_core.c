@@ -1,0 +1,289 @@
+/* The compiled backend of the codec: `encode` and `decode` with the arguments, results and errors of encoder.py and
+   decoder.py.
+
+   It does what is common, and calls the Python functions that already exist for what is rare: structs, maps that no
+   dict can hold, pids, old floats. Whatever it refuses it does not explain: it gives up, and the pure-Python function
+   gets the same arguments and raises the error, so the messages are the same. Should that one not refuse, its result
+   is returned. What a reader has to trust is therefore that this code is safe with memory and never wrong when it
+   succeeds.
+
+   The files: _core.h, what they share; _core_decode.c; _core_encode.c; _core_utf8.c; here are the module, its state and
+   the arguments of the two functions.
+
+   It relies on the global interpreter lock: the state is per module, and not guarded. So it declares that it needs the
+   lock, and that it does not support interpreters with one of their own. */
+
+#include "_core.h"
+#include <stddef.h>
+#include <structmember.h>
+
+/* ---- arguments ---- */
+
+static int is_named(PyObject *given, const char *name)
+{
+    return PyUnicode_CompareWithASCIIString(given, name) == 0;
+}
+
+/* The values of the keyword arguments, in the order of `names`. Returns -1 for anything but one positional argument and
+   keywords of these names. */
+static int take_keywords(PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords,
+                         const char *const *names, PyObject **values)
+{
+    if (positional != 1) return -1;
+    Py_ssize_t count = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int at = 0;
+        while (names[at] && !is_named(PyTuple_GET_ITEM(keywords, i), names[at])) at++;
+        if (!names[at]) return -1;
+        values[at] = arguments[positional + i];
+    }
+    return 0;
+}
+
+/* After something was refused: whether the exception, if there is one, says only that. */
+static int may_begin_anew(void)
+{
+    PyObject *error = PyErr_Occurred();
+    if (!error) return 1;
+    if (!PyErr_GivenExceptionMatches(error, PyExc_Exception) || PyErr_GivenExceptionMatches(error, PyExc_MemoryError)) {
+        return 0;
+    }
+    PyErr_Clear();
+    return 1;
+}
+
+/* A limit; one that is larger than any size is no limit. */
+static Py_ssize_t ceiling(PyObject *limits, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(limits, name);
+    if (!value) return -1;
+    Py_ssize_t number = -1;
+    if (PyLong_CheckExact(value)) number = PyNumber_AsSsize_t(value, NULL);
+    Py_DECREF(value);
+    return number;
+}
+
+/* Limits are immutable, and most callers use the same ones again and again. */
+static int use_limits(State *state, PyObject *limits)
+{
+    if (limits == state->limits) return 0;
+    Ceilings found = {
+        ceiling(limits, "max_size"),  ceiling(limits, "max_depth"),      ceiling(limits, "max_terms"),
+        ceiling(limits, "max_atoms"), ceiling(limits, "max_collisions"),
+    };
+    if (found.size < 0 || found.depth < 0 || found.terms < 0 || found.atoms < 0 || found.collisions < 0) return -1;
+    state->ceilings = found;
+    Py_XSETREF(state->limits, Py_NewRef(limits));
+    return 0;
+}
+
+static PyObject *decode_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
+{
+    static const char *const names[] = {"limits", "binaries", "structs", "atoms", NULL};
+    PyObject *values[4] = {NULL};
+    if (take_keywords(arguments, positional, keywords, names, values) < 0) return NULL;
+    PyObject *limits = values[0] ? values[0] : state->default_limits, *binaries = values[1], *atoms = values[3];
+    DecodeArguments given = {.data = arguments[0], .limits = limits, .texts = 1, .structs = 1};
+    if (binaries && !(PyUnicode_CheckExact(binaries) && is_named(binaries, "auto"))) {
+        if (!PyUnicode_CheckExact(binaries) || !is_named(binaries, "bytes")) return NULL;
+        given.texts = 0;
+    }
+    if (values[2]) given.structs = PyObject_IsTrue(values[2]);
+    if (given.structs < 0) return NULL;
+    if (atoms && atoms != Py_None) {
+        if (!PySet_Check(atoms)) return NULL;
+        given.atoms = atoms;
+    }
+    return use_limits(state, limits) < 0 ? NULL : core_decode(state, &given);
+}
+
+static PyObject *decode(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *term = decode_quickly(state, arguments, positional, keywords);
+    if (term || !may_begin_anew()) return term;
+    return PyObject_Vectorcall(state->py_decode, arguments, (size_t)positional, keywords);
+}
+
+static PyObject *encode_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords,
+                                int *final)
+{
+    static const char *const names[] = {"atoms", "root", "default", "compressed", "max_depth", NULL};
+    PyObject *values[5] = {NULL};
+    if (take_keywords(arguments, positional, keywords, names, values) < 0) return NULL;
+    PyObject *compressed = values[3];
+    EncodeArguments given = {.term = arguments[0], .atoms = values[0], .fallback = values[2]};
+    given.max_depth = state->ceilings_of_default.depth;
+    if (given.atoms == Py_None) given.atoms = NULL;
+    if (given.fallback == Py_None) given.fallback = NULL;
+    if (values[4]) {
+        if (!PyLong_CheckExact(values[4])) return NULL;
+        given.max_depth = PyNumber_AsSsize_t(values[4], NULL);
+    }
+    int compress = compressed ? PyObject_IsTrue(compressed) : 0;
+    if (compress < 0) return NULL;
+    PyObject *bytes = core_encode(state, &given, final);
+    if (!bytes || !compress) return bytes;
+    PyObject *packed = PyObject_CallFunctionObjArgs(state->compress, bytes, compressed, NULL);
+    Py_DECREF(bytes);
+    return packed;
+}
+
+static PyObject *encode(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
+{
+    State *state = PyModule_GetState(module);
+    int final = 0;
+    PyObject *bytes = encode_quickly(state, arguments, positional, keywords, &final);
+    if (bytes || final || !may_begin_anew()) return bytes;
+    return PyObject_Vectorcall(state->py_encode, arguments, (size_t)positional, keywords);
+}
+
+/* ---- the module ---- */
+
+static const struct {
+    size_t offset; /* in State */
+    const char *module, *name;
+} BORROWED[] = {
+    {offsetof(State, py_encode), "erl_bridge.etf.encoder", "encode"},
+    {offsetof(State, leaf_writers), "erl_bridge.etf.encoder", "_LEAVES"},
+    {offsetof(State, container_openers), "erl_bridge.etf.encoder", "_CONTAINERS"},
+    {offsetof(State, stand_in), "erl_bridge.etf.encoder", "_stand_in"},
+    {offsetof(State, refused), "erl_bridge.etf.encoder", "REFUSED"},
+    {offsetof(State, compress), "erl_bridge.etf.encoder", "_compressed"},
+    {offsetof(State, py_decode), "erl_bridge.etf.decoder", "decode"},
+    {offsetof(State, py_decoder_type), "erl_bridge.etf.decoder", "_Decoder"},
+    {offsetof(State, inflate), "erl_bridge.etf.decoder", "_inflate"},
+    {offsetof(State, rare_leaves), "erl_bridge.etf.decoder", "_LEAVES"},
+    {offsetof(State, known_atoms), "erl_bridge.etf.decoder", "_UTF_8"},
+    {offsetof(State, default_limits), "erl_bridge.etf.limits", "DEFAULT"},
+    {offsetof(State, make_map), "erl_bridge.etf.maps", "make_map"},
+    {offsetof(State, struct_key), "erl_bridge.etf.structs", "STRUCT"},
+    {offsetof(State, from_fields), "erl_bridge.etf.structs", "from_fields"},
+    {offsetof(State, atom_type), "erl_bridge.terms", "Atom"},
+    {offsetof(State, improper_list_type), "erl_bridge.terms", "ImproperList"},
+    {offsetof(State, pid_type), "erl_bridge.terms", "Pid"},
+    {offsetof(State, port_type), "erl_bridge.terms", "Port"},
+    {offsetof(State, reference_type), "erl_bridge.terms", "Reference"},
+    {offsetof(State, export_type), "erl_bridge.terms", "Export"},
+    {offsetof(State, bit_string_type), "erl_bridge.terms", "BitString"},
+};
+enum { BORROWED_COUNT = sizeof BORROWED / sizeof *BORROWED };
+
+static PyObject **borrowed(State *state, size_t index) { return (PyObject **)((char *)state + BORROWED[index].offset); }
+
+static int borrow(State *state, size_t index)
+{
+    PyObject *module = PyImport_ImportModule(BORROWED[index].module);
+    if (!module) return -1;
+    PyObject *object = PyObject_GetAttrString(module, BORROWED[index].name);
+    Py_DECREF(module);
+    *borrowed(state, index) = object;
+    return object ? 0 : -1;
+}
+
+/* Where an Atom has its bytes: a slot of a Python class is at the same place in all its objects. */
+static int find_external(State *state)
+{
+    PyObject *slot = PyObject_GetAttrString(state->atom_type, "external");
+    if (!slot) return -1;
+    int found = Py_IS_TYPE(slot, &PyMemberDescr_Type);
+    if (found) {
+        state->external_offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+    } else {
+        PyErr_SetString(PyExc_ImportError, "Atom.external is no slot");
+    }
+    Py_DECREF(slot);
+    return found ? 0 : -1;
+}
+
+static int check_kinds(State *state)
+{
+    if (PyType_Check(state->atom_type) && PyDict_CheckExact(state->leaf_writers) &&
+        PyDict_CheckExact(state->container_openers) && PyList_CheckExact(state->rare_leaves)) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_ImportError, "the Python files of the codec are others than _core was made for");
+    return -1;
+}
+
+static int execute(PyObject *module)
+{
+    State *state = PyModule_GetState(module); /* zeros at first */
+    for (size_t i = 0; i < BORROWED_COUNT; i++) {
+        if (borrow(state, i) < 0) return -1;
+    }
+    if (check_kinds(state) < 0 || find_external(state) < 0) return -1;
+    state->plain_keyword = Py_BuildValue("(s)", "plain");
+    if (!state->plain_keyword || use_limits(state, state->default_limits) < 0) return -1;
+    state->ceilings_of_default = state->ceilings;
+    return 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    if (!state) return 0;
+    for (size_t i = 0; i < BORROWED_COUNT; i++) Py_VISIT(*borrowed(state, i));
+    Py_VISIT(state->plain_keyword);
+    Py_VISIT(state->limits);
+    for (size_t i = 0; i < CACHE_SLOTS; i++) {
+        Py_VISIT(state->atoms[i].atom);
+        Py_VISIT(state->keys[i]);
+    }
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    if (!state) return 0;
+    for (size_t i = 0; i < BORROWED_COUNT; i++) Py_CLEAR(*borrowed(state, i));
+    Py_CLEAR(state->plain_keyword);
+    Py_CLEAR(state->limits);
+    for (size_t i = 0; i < CACHE_SLOTS; i++) {
+        Py_CLEAR(state->atoms[i].atom);
+        Py_CLEAR(state->keys[i]);
+    }
+    return 0;
+}
+
+static void release(void *module) { clear((PyObject *)module); }
+
+PyDoc_STRVAR(encode_doc,
+             "encode($module, term, /, *, compressed=False, atoms=None, default=None, root='term', max_depth=10000)\n"
+             "--\n\n"
+             "The external form of the term; see erl_bridge.etf.encoder.encode.");
+PyDoc_STRVAR(decode_doc, "decode($module, data, /, *, limits=DEFAULT, binaries='auto', structs=True, atoms=None)\n"
+                         "\n"
+                         "The term in the bytes; see erl_bridge.etf.decoder.decode.");
+
+static PyMethodDef methods[] = {
+    {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL | METH_KEYWORDS, encode_doc},
+    {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL | METH_KEYWORDS, decode_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)execute},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "erl_bridge.etf._core",
+    .m_doc = "The compiled backend of the codec.",
+    .m_size = sizeof(State),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = release,
+};
+
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&definition); }

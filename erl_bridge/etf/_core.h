@@ -1,0 +1,123 @@
+/* What the files of the compiled backend share. _core.c says how it works. */
+
+#ifndef ERL_BRIDGE_CORE_H
+#define ERL_BRIDGE_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    VERSION_BYTE = 131,
+    COMPRESSED = 80,
+    NEW_FLOAT = 70,
+    SMALL_INTEGER = 97,
+    INTEGER = 98,
+    ATOM = 100,
+    SMALL_TUPLE = 104,
+    LARGE_TUPLE = 105,
+    NIL = 106,
+    STRING = 107,
+    LIST = 108,
+    BINARY = 109,
+    SMALL_BIG = 110,
+    LARGE_BIG = 111,
+    NEW_FUN = 112,
+    SMALL_ATOM = 115,
+    MAP = 116,
+    ATOM_UTF8 = 118,
+    SMALL_ATOM_UTF8 = 119,
+};
+
+/* Two caches of fixed size: texts that were keys of maps lately, and atoms. A slot is chosen by a hash of the bytes;
+   what comes later replaces what was there. So rows of one shape share their keys, with hashes that are known. */
+#define CACHE_SLOTS 512 /* a power of two */
+#define MAX_CACHED 40   /* bytes of a text or an atom that is cached */
+
+typedef struct {
+    PyObject *atom;      /* an Atom, True, False or None; NULL in an empty slot */
+    uint64_t generation; /* the last call of decode() that met it here */
+    uint32_t size;
+    uint8_t bytes[MAX_CACHED];
+} AtomSlot;
+
+/* The ceilings of one erl_bridge.etf.Limits. */
+typedef struct {
+    Py_ssize_t size, depth, terms, atoms, collisions;
+} Ceilings;
+
+/* The objects below come from the Python files of the codec; _core.c has the table that says from where. */
+typedef struct {
+    PyObject *py_encode, *py_decode; /* the pure-Python backend */
+    PyObject *default_limits;
+    PyObject *atom_type, *improper_list_type;
+    PyObject *pid_type, *port_type, *reference_type, *export_type, *bit_string_type;
+    PyObject *struct_key, *from_fields, *make_map;
+    PyObject *py_decoder_type, *inflate, *rare_leaves, *known_atoms;
+    PyObject *leaf_writers, *container_openers, *stand_in, *refused, *compress;
+    PyObject *plain_keyword; /* ("plain",) */
+
+    PyObject *limits; /* the Limits that were used last, and what is in it */
+    Ceilings ceilings, ceilings_of_default;
+
+    Py_ssize_t external_offset; /* where an Atom has its attribute `external` */
+    uint64_t generation;        /* counts the calls of decode() */
+    AtomSlot atoms[CACHE_SLOTS];
+    PyObject *keys[CACHE_SLOTS]; /* ASCII str objects, or NULL */
+} State;
+
+/* Both return a new reference; or NULL, with an exception set or not: then the pure-Python backend is to be asked. */
+typedef struct {
+    PyObject *data, *limits, *atoms; /* borrowed; atoms may be NULL */
+    int texts, structs;
+} DecodeArguments;
+PyObject *core_decode(State *state, const DecodeArguments *arguments);
+
+typedef struct {
+    PyObject *term, *atoms, *fallback; /* borrowed; atoms and fallback (`default`) may be NULL */
+    Py_ssize_t max_depth;
+} EncodeArguments;
+/* `final` is set where the exception is to be passed on as it is. */
+PyObject *core_encode(State *state, const EncodeArguments *arguments, int *final);
+
+/* UTF-8, in _core_utf8.c. */
+int is_ascii(const uint8_t *bytes, size_t size);
+/* A str; or NULL without an exception where the bytes are not UTF-8. */
+PyObject *text_of_utf8(const uint8_t *bytes, size_t size);
+/* Writes the str as UTF-8, at most 4 bytes for a character (3 for kind 2, 2 for kind 1), and returns the place behind it, or NULL for a lone surrogate. */
+uint8_t *utf8_of_text(PyObject *text, uint8_t *out);
+
+static inline uint32_t get_u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
+
+static inline uint32_t get_u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static inline uint64_t get_u64(const uint8_t *p) { return (uint64_t)get_u32(p) << 32 | get_u32(p + 4); }
+
+static inline uint8_t *put_u16(uint8_t *p, uint32_t value)
+{
+    p[0] = (uint8_t)(value >> 8);
+    p[1] = (uint8_t)value;
+    return p + 2;
+}
+
+static inline uint8_t *put_u32(uint8_t *p, uint32_t value)
+{
+    p[0] = (uint8_t)(value >> 24);
+    p[1] = (uint8_t)(value >> 16);
+    p[2] = (uint8_t)(value >> 8);
+    p[3] = (uint8_t)value;
+    return p + 4;
+}
+
+static inline uint8_t *put_u64(uint8_t *p, uint64_t value)
+{
+    return put_u32(put_u32(p, (uint32_t)(value >> 32)), (uint32_t)value);
+}
+
+#define MAX_BIG_BYTES (((Py_ssize_t)1 << 22) - 8) /* as in tags.py */
+
+#endif

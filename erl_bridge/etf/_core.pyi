@@ -1,0 +1,2 @@
+from .decoder import decode as decode
+from .encoder import encode as encode

@@ -1,0 +1,729 @@
+/* From the external term format to Python values, as decoder.py does it, which says what is right.
+
+   One loop reads term after term and puts each on a stack of values. A container is a frame: how many terms it still
+   lacks, and where on the stack its terms begin; when it has them all they are taken off and what is made of them is
+   put in their place. Nothing recurses.
+
+   Memory: a container is opened only where the terms that it and all around it still lack can be there (each has at
+   least one byte), so the stack has at most as many places as there are bytes.
+
+   Every function here that fails returns NULL or -1, with an exception or without: the caller does not ask which, for
+   then the pure-Python decoder reads the same bytes and says what is wrong. */
+
+#include "_core.h"
+
+enum { ROOT, A_LIST, A_TUPLE, A_MAP, LIST_WITHOUT_NIL, IMPROPER_LIST };
+
+typedef struct {
+    Py_ssize_t left; /* terms that it still lacks */
+    Py_ssize_t base; /* where in the stack of values its terms begin */
+    int kind;
+} Frame;
+
+enum { FEW_VALUES = 64, FEW_FRAMES = 16, FEW_ATOMS = 48 };
+
+typedef struct {
+    State *state;
+    const DecodeArguments *arguments;
+    Ceilings ceilings;
+    const uint8_t *data, *at, *end;
+    PyObject *bytes;  /* the data as an object, for Python; NULL until it is needed */
+    PyObject *helper; /* a _Decoder of decoder.py; NULL until it is needed */
+    uint64_t generation;
+
+    PyObject **values;
+    Py_ssize_t top, capacity;
+    Frame frame; /* the container that is being read */
+    Frame *frames;
+    Py_ssize_t depth, frames_capacity;
+    Py_ssize_t outer;  /* terms that the containers around the one that is being read still lack */
+    Py_ssize_t terms;  /* in all */
+
+    PyObject *atom_set; /* the different atoms, once there are more than a few */
+    int atom_count;
+    PyObject *few_atoms[FEW_ATOMS];
+    PyObject *few_values[FEW_VALUES];
+    Frame few_frames[FEW_FRAMES];
+} Decoder;
+
+static inline Py_ssize_t bytes_left(const Decoder *d) { return d->end - d->at; }
+
+/* ---- the two stacks ---- */
+
+static int grow_values(Decoder *d, Py_ssize_t wanted)
+{
+    Py_ssize_t capacity = d->capacity + d->capacity / 2;
+    if (capacity < wanted) capacity = wanted;
+    PyObject **values = d->values == d->few_values ? NULL : d->values;
+    values = PyMem_Realloc(values, (size_t)capacity * sizeof *values);
+    if (!values) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (d->values == d->few_values) memcpy(values, d->few_values, (size_t)d->top * sizeof *values);
+    d->values = values;
+    d->capacity = capacity;
+    return 0;
+}
+
+static int grow_frames(Decoder *d)
+{
+    Py_ssize_t capacity = 2 * d->frames_capacity;
+    Frame *frames = d->frames == d->few_frames ? NULL : d->frames;
+    frames = PyMem_Realloc(frames, (size_t)capacity * sizeof *frames);
+    if (!frames) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (d->frames == d->few_frames) memcpy(frames, d->few_frames, (size_t)d->depth * sizeof *frames);
+    d->frames = frames;
+    d->frames_capacity = capacity;
+    return 0;
+}
+
+/* There is room on the stack of values: it was made when the container was opened. */
+static inline void push(Decoder *d, PyObject *value) { d->values[d->top++] = value; }
+
+/* The one place where counts and the limits on them are checked: `count` terms are to come from d->at on. */
+static int expect_terms(Decoder *d, Py_ssize_t count)
+{
+    if (count > bytes_left(d) - d->outer) return -1;
+    if (count > d->ceilings.terms - d->terms) return -1;
+    d->terms += count;
+    return d->top + count > d->capacity ? grow_values(d, d->top + count) : 0;
+}
+
+/* A container whose header is behind d->at; it has at least one term. */
+static int open_container(Decoder *d, int kind, Py_ssize_t count)
+{
+    if (d->depth >= d->ceilings.depth) return -1;
+    if (d->depth == d->frames_capacity && grow_frames(d) < 0) return -1;
+    d->outer += d->frame.left - 1;
+    if (expect_terms(d, count) < 0) return -1;
+    d->frames[d->depth] = d->frame;
+    d->frames[d->depth++].left--;
+    d->frame = (Frame){count, d->top, kind};
+    return 0;
+}
+
+/* ---- atoms ---- */
+
+static uint32_t hash_of(const uint8_t *bytes, size_t size)
+{
+    const uint64_t factor = UINT64_C(0x9E3779B97F4A7C15);
+    uint64_t hash = size * factor, word;
+    for (; size >= 8; bytes += 8, size -= 8) {
+        memcpy(&word, bytes, 8);
+        hash = (hash ^ word) * factor;
+        hash ^= hash >> 29;
+    }
+    if (size >= 4) {
+        hash ^= (uint64_t)get_u32(bytes) << 32 | get_u32(bytes + size - 4);
+    } else if (size) {
+        hash ^= (uint64_t)bytes[0] << 16 | (uint64_t)bytes[size / 2] << 8 | bytes[size - 1];
+    }
+    hash *= factor;
+    return (uint32_t)(hash >> 40) & (CACHE_SLOTS - 1);
+}
+
+static int note_in_set(Decoder *d, PyObject *atom)
+{
+    if (!d->atom_set) {
+        d->atom_set = PySet_New(NULL);
+        if (!d->atom_set) return -1;
+        for (int i = 0; i < d->atom_count; i++) {
+            if (PySet_Add(d->atom_set, d->few_atoms[i]) < 0) return -1;
+        }
+    }
+    if (PySet_Add(d->atom_set, atom) < 0) return -1;
+    return PySet_GET_SIZE(d->atom_set) > d->ceilings.atoms ? -1 : 0;
+}
+
+/* Counts the different atoms. While they are few one may be counted twice (when a slot of the cache was used for
+   another in between): past the limit the pure-Python decoder counts again. */
+static int note_atom(Decoder *d, PyObject *atom)
+{
+    if (d->atom_count == FEW_ATOMS) return note_in_set(d, atom);
+    d->few_atoms[d->atom_count++] = Py_NewRef(atom);
+    return d->atom_count > d->ceilings.atoms ? -1 : 0;
+}
+
+/* The atom with these bytes in UTF-8: a new reference. */
+static PyObject *find_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
+{
+    AtomSlot *slot = NULL;
+    if (size <= MAX_CACHED) {
+        slot = &d->state->atoms[hash_of(bytes, size)];
+        if (slot->atom && slot->size == size && memcmp(slot->bytes, bytes, size) == 0) {
+            if (slot->generation != d->generation) {
+                slot->generation = d->generation;
+                if (note_atom(d, slot->atom) < 0) return NULL;
+            }
+            return Py_NewRef(slot->atom);
+        }
+    }
+    PyObject *key = PyBytes_FromStringAndSize((const char *)bytes, size);
+    if (!key) return NULL;
+    PyObject *atom = PyObject_GetItem(d->state->known_atoms, key);
+    Py_DECREF(key);
+    if (!atom) return NULL;
+    if (note_atom(d, atom) < 0) {
+        Py_DECREF(atom);
+        return NULL;
+    }
+    if (slot) {
+        PyObject *old = slot->atom;
+        slot->atom = Py_NewRef(atom);
+        slot->generation = d->generation;
+        slot->size = size;
+        memcpy(slot->bytes, bytes, size);
+        Py_XDECREF(old);
+    }
+    return atom;
+}
+
+/* ---- what is rare: Python reads it ---- */
+
+static PyObject *data_as_bytes(Decoder *d)
+{
+    if (!d->bytes) d->bytes = PyBytes_FromStringAndSize((const char *)d->data, d->end - d->data);
+    return d->bytes;
+}
+
+static PyObject *helper(Decoder *d)
+{
+    if (!d->helper && data_as_bytes(d)) {
+        d->helper = PyObject_CallFunction(d->state->py_decoder_type, "OOOO", d->bytes, d->arguments->limits,
+                                          d->arguments->texts ? Py_True : Py_False,
+                                          d->arguments->structs ? Py_True : Py_False);
+    }
+    return d->helper;
+}
+
+/* The atoms that the helper met: pids have nodes. */
+static int take_atoms(Decoder *d)
+{
+    PyObject *met = PyObject_GetAttrString(d->helper, "atoms");
+    if (!met) return -1;
+    int status = 0;
+    while (status == 0 && PySet_Check(met) && PySet_GET_SIZE(met)) {
+        PyObject *atom = PySet_Pop(met);
+        status = atom ? note_atom(d, atom) : -1;
+        Py_XDECREF(atom);
+    }
+    Py_DECREF(met);
+    return status;
+}
+
+/* A leaf that decoder.py reads, by its table of readers. */
+static PyObject *read_rare(Decoder *d)
+{
+    if (!helper(d)) return NULL;
+    PyObject *reader = PyList_GetItem(d->state->rare_leaves, *d->at);
+    if (!reader) return NULL;
+    PyObject *read = PyObject_CallFunction(reader, "On", d->helper, (Py_ssize_t)(d->at - d->data));
+    if (!read) return NULL;
+    PyObject *term = NULL;
+    if (PyTuple_CheckExact(read) && PyTuple_GET_SIZE(read) == 2) {
+        Py_ssize_t stop = PyLong_AsSsize_t(PyTuple_GET_ITEM(read, 1));
+        if (stop > d->at - d->data && stop <= d->end - d->data && take_atoms(d) == 0) {
+            term = Py_NewRef(PyTuple_GET_ITEM(read, 0));
+            d->at = d->data + stop;
+        }
+    }
+    Py_DECREF(read);
+    return term;
+}
+
+/* ---- leaves ---- */
+
+/* A text that is a key of a map. Short ones are shared. */
+static PyObject *read_key(Decoder *d, const uint8_t *bytes, size_t size)
+{
+    if (size > MAX_CACHED) return text_of_utf8(bytes, size);
+    PyObject **slot = &d->state->keys[hash_of(bytes, size)];
+    if (*slot && (size_t)PyUnicode_GET_LENGTH(*slot) == size && memcmp(PyUnicode_1BYTE_DATA(*slot), bytes, size) == 0) {
+        return Py_NewRef(*slot);
+    }
+    PyObject *text = text_of_utf8(bytes, size);
+    if (text && PyUnicode_IS_COMPACT_ASCII(text)) {
+        PyObject *old = *slot;
+        *slot = Py_NewRef(text);
+        Py_XDECREF(old);
+    }
+    return text;
+}
+
+static inline PyObject *read_binary(Decoder *d)
+{
+    if (bytes_left(d) < 5) return NULL;
+    Py_ssize_t size = get_u32(d->at + 1);
+    if (size > bytes_left(d) - 5) return NULL;
+    const uint8_t *bytes = d->at + 5;
+    d->at = bytes + size;
+    if (d->arguments->texts) {
+        int is_key = d->frame.kind == A_MAP && !(d->frame.left & 1);
+        PyObject *text = is_key ? read_key(d, bytes, (size_t)size) : text_of_utf8(bytes, (size_t)size);
+        if (text || PyErr_Occurred()) return text;
+    }
+    return PyBytes_FromStringAndSize((const char *)bytes, size);
+}
+
+static inline PyObject *read_float(Decoder *d)
+{
+    if (bytes_left(d) < 9) return NULL;
+    uint64_t bits = get_u64(d->at + 1);
+    if ((bits >> 52 & 0x7FF) == 0x7FF) return NULL; /* infinity or NaN */
+    double number;
+    memcpy(&number, &bits, sizeof number);
+    d->at += 9;
+    return PyFloat_FromDouble(number);
+}
+
+static PyObject *read_big(Decoder *d, Py_ssize_t header)
+{
+    if (bytes_left(d) < header + 1) return NULL;
+    Py_ssize_t size = header == 2 ? d->at[1] : (Py_ssize_t)get_u32(d->at + 1);
+    if (size > MAX_BIG_BYTES || size > bytes_left(d) - header - 1) return NULL;
+    int negative = d->at[header] != 0;
+    const uint8_t *magnitude = d->at + header + 1;
+    d->at = magnitude + size;
+    if (size < 8) {
+        long long number = 0;
+        for (Py_ssize_t i = size; i-- > 0;) number = number << 8 | magnitude[i];
+        return PyLong_FromLongLong(negative ? -number : number);
+    }
+    PyObject *number = _PyLong_FromByteArray(magnitude, (size_t)size, 1, 0);
+    if (number && negative) {
+        PyObject *positive = number;
+        number = PyNumber_Negative(positive);
+        Py_DECREF(positive);
+    }
+    return number;
+}
+
+static PyObject *read_atom(Decoder *d, Py_ssize_t header)
+{
+    if (bytes_left(d) < header) return NULL;
+    uint32_t size = header == 2 ? d->at[1] : get_u16(d->at + 1);
+    if (size > bytes_left(d) - header) return NULL;
+    const uint8_t *bytes = d->at + header;
+    int latin_1 = *d->at == ATOM || *d->at == SMALL_ATOM;
+    if (latin_1 && !is_ascii(bytes, size)) return read_rare(d);
+    d->at = bytes + size;
+    return find_atom(d, bytes, size);
+}
+
+/* The size of a STRING_EXT; d->at is at its bytes then. */
+static Py_ssize_t string_size(Decoder *d)
+{
+    if (bytes_left(d) < 3) return -1;
+    Py_ssize_t size = get_u16(d->at + 1);
+    if (size > bytes_left(d) - 3 || size > d->ceilings.terms - d->terms) return -1;
+    d->terms += size;
+    d->at += 3;
+    return size;
+}
+
+static PyObject *read_string(Decoder *d)
+{
+    Py_ssize_t size = string_size(d);
+    PyObject *list = size < 0 ? NULL : PyList_New(size);
+    if (!list) return NULL;
+    for (Py_ssize_t i = 0; i < size; i++) PyList_SET_ITEM(list, i, PyLong_FromLong(d->at[i])); /* these are always there */
+    d->at += size;
+    return list;
+}
+
+/* One at the end of a list: it continues it. */
+static int read_string_in_tail(Decoder *d)
+{
+    Py_ssize_t size = string_size(d);
+    if (size < 0) return -1;
+    if (d->top + size > d->capacity && grow_values(d, d->top + size) < 0) return -1;
+    for (Py_ssize_t i = 0; i < size; i++) push(d, PyLong_FromLong(d->at[i]));
+    d->at += size;
+    return 0;
+}
+
+/* ---- containers, when all their terms are read ---- */
+
+static PyObject *make_list(Decoder *d, Py_ssize_t base)
+{
+    Py_ssize_t count = d->top - base;
+    PyObject *list = PyList_New(count);
+    if (!list) return NULL;
+    if (count) memcpy(((PyListObject *)list)->ob_item, d->values + base, (size_t)count * sizeof *d->values);
+    d->top = base;
+    return list;
+}
+
+static PyObject *make_tuple(Decoder *d, Py_ssize_t base)
+{
+    Py_ssize_t count = d->top - base;
+    PyObject *tuple = PyTuple_New(count);
+    if (!tuple) return NULL;
+    memcpy(((PyTupleObject *)tuple)->ob_item, d->values + base, (size_t)count * sizeof *d->values);
+    d->top = base;
+    return tuple;
+}
+
+static PyObject *make_improper_list(Decoder *d, Py_ssize_t base)
+{
+    PyObject *tail = d->values[--d->top];
+    PyObject *items = make_list(d, base);
+    PyObject *made = items ? PyObject_CallFunctionObjArgs(d->state->improper_list_type, items, tail, NULL) : NULL;
+    Py_XDECREF(items);
+    Py_DECREF(tail);
+    return made;
+}
+
+/* What a key is to a dict: of the first two kinds are no more than a few with one hash, so collisions need not be
+   counted; those of the third can be hashed, and what Python holds apart is apart for the BEAM; others are ODD. */
+enum { SALTED, SMALL_NUMBER, SIMPLE, ODD };
+enum { FEW_OF_ONE_HASH = 8 };
+
+static int kind_of_simple(State *state, PyObject *key)
+{
+    PyTypeObject *type = Py_TYPE(key);
+    if (type == &PyUnicode_Type || type == &PyBytes_Type || type == (PyTypeObject *)state->atom_type) return SALTED;
+    if (type == &PyLong_Type) {
+        int overflow;
+        long long number = PyLong_AsLongLongAndOverflow(key, &overflow);
+        return !overflow && number < INT64_C(1) << 60 && number > -(INT64_C(1) << 60) ? SMALL_NUMBER : SIMPLE;
+    }
+    if (key == Py_None || type == &PyBool_Type) return SMALL_NUMBER;
+    if (type == &PyFloat_Type || (PyObject *)type == state->bit_string_type || (PyObject *)type == state->pid_type ||
+        (PyObject *)type == state->port_type || (PyObject *)type == state->reference_type ||
+        (PyObject *)type == state->export_type) {
+        return SIMPLE;
+    }
+    return ODD;
+}
+
+static int kind_of_key(State *state, PyObject *key)
+{
+    if (!PyTuple_CheckExact(key)) return kind_of_simple(state, key);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++) {
+        if (kind_of_simple(state, PyTuple_GET_ITEM(key, i)) == ODD) return ODD;
+    }
+    return SIMPLE;
+}
+
+/* Whether a dict with this value can be left to itself by the garbage collector: the value holds nothing. */
+static inline int holds_nothing(State *state, PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type || type == &PyBytes_Type ||
+           type == (PyTypeObject *)state->atom_type || value == Py_None || type == &PyBool_Type;
+}
+
+static PyObject *make_careful_map(Decoder *d, Py_ssize_t base, int plain)
+{
+    PyObject *terms = make_list(d, base);
+    if (!terms) return NULL;
+    PyObject *most = PyLong_FromSsize_t(d->ceilings.collisions), *made = NULL;
+    if (most) {
+        PyObject *arguments[] = {terms, most, plain ? Py_True : Py_False};
+        made = PyObject_Vectorcall(d->state->make_map, arguments, 2, d->state->plain_keyword);
+    }
+    Py_XDECREF(most);
+    Py_DECREF(terms);
+    return made;
+}
+
+static PyObject *new_dict(Py_ssize_t count)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    if (count > 5) return _PyDict_NewPresized(count);
+#else
+    (void)count;
+#endif
+    return PyDict_New();
+}
+
+/* A dict of what is on the stack from `base` on, which is left there; keys of the kind ODD are not among it. */
+static PyObject *fill_dict(Decoder *d, Py_ssize_t base)
+{
+    PyObject *dict = new_dict((d->top - base) / 2);
+    if (!dict) return NULL;
+    PyObject **end = d->values + d->top;
+    for (PyObject **pair = d->values + base; pair < end; pair += 2) {
+        if (PyDict_SetItem(dict, pair[0], pair[1]) < 0) {
+            Py_DECREF(dict);
+            return NULL;
+        }
+    }
+    return dict;
+}
+
+/* Takes the terms of a map off the stack that are held by a dict now. */
+static void drop(Decoder *d, Py_ssize_t base)
+{
+    while (d->top > base) Py_DECREF(d->values[--d->top]);
+}
+
+static PyObject *make_map(Decoder *d, Py_ssize_t base)
+{
+    State *state = d->state;
+    Py_ssize_t count = (d->top - base) / 2;
+    int worst = SALTED, has_struct = 0, light = 1;
+    for (Py_ssize_t i = base; i < d->top; i += 2) {
+        PyObject *key = d->values[i];
+        int kind = kind_of_key(state, key);
+        if (kind > worst) worst = kind;
+        if (key == state->struct_key) has_struct = 1;
+        light = light && kind < SIMPLE && holds_nothing(state, d->values[i + 1]);
+    }
+    PyObject *made = NULL;
+    int few = worst == SALTED || count <= d->ceilings.collisions ||
+              (worst == SMALL_NUMBER && d->ceilings.collisions >= FEW_OF_ONE_HASH);
+    if (worst != ODD && few) {
+        made = fill_dict(d, base);
+        if (!made) return NULL;
+        if (PyDict_GET_SIZE(made) == count) {
+            drop(d, base);
+#if PY_VERSION_HEX < 0x030D0000
+            /* An Atom is an object that could hold others, but it holds none. What is put into the dict later makes
+               Python track it again. */
+            if (light) PyObject_GC_UnTrack(made);
+#else
+            (void)light;
+#endif
+        } else {
+            Py_CLEAR(made); /* Python holds two keys equal; the BEAM may hold them apart */
+        }
+    }
+    if (!made) {
+        made = make_careful_map(d, base, worst != ODD);
+        if (!made) return NULL;
+    }
+    if (!has_struct || !d->arguments->structs || !PyDict_CheckExact(made)) return made;
+    PyObject *value = PyObject_CallOneArg(state->from_fields, made);
+    Py_DECREF(made);
+    return value;
+}
+
+/* ---- the loop ---- */
+
+/* A list has all its terms; what follows them? NIL_EXT, or more of the list. Returns 1 where terms are to be read
+   first. */
+static int read_tail(Decoder *d)
+{
+    if (!bytes_left(d)) return -1;
+    switch (*d->at) {
+    case NIL: d->at++; return 0;
+    case LIST: {
+        if (bytes_left(d) < 5) return -1;
+        Py_ssize_t count = get_u32(d->at + 1);
+        d->at += 5;
+        d->frame.left = count;
+        return expect_terms(d, count) < 0 ? -1 : 1;
+    }
+    case STRING: d->frame.kind = LIST_WITHOUT_NIL; return read_string_in_tail(d);
+    default:
+        d->frame.kind = IMPROPER_LIST;
+        d->frame.left = 1;
+        return expect_terms(d, 1) < 0 ? -1 : 1;
+    }
+}
+
+static PyObject *close_container(Decoder *d, Frame closed)
+{
+    switch (closed.kind) {
+    case A_TUPLE: return make_tuple(d, closed.base);
+    case A_MAP: return make_map(d, closed.base);
+    case IMPROPER_LIST: return make_improper_list(d, closed.base);
+    default: return make_list(d, closed.base);
+    }
+}
+
+/* Reads the header of a container. Returns 1 where it is open now; 0 where *term is the empty one, or NULL for a list
+   of no terms, which is its tail. */
+static int read_container(Decoder *d, PyObject **term)
+{
+    int tag = *d->at, kind = tag == LIST ? A_LIST : tag == MAP ? A_MAP : A_TUPLE;
+    Py_ssize_t header = tag == SMALL_TUPLE ? 2 : 5;
+    if (bytes_left(d) < header) return -1;
+    Py_ssize_t count = tag == SMALL_TUPLE ? d->at[1] : (Py_ssize_t)get_u32(d->at + 1);
+    if (tag == MAP) count *= 2;
+    d->at += header;
+    if (count) return open_container(d, kind, count) < 0 ? -1 : 1;
+    if (kind == A_LIST) return 0;
+    *term = kind == A_MAP ? PyDict_New() : PyTuple_New(0);
+    return *term ? 0 : -1;
+}
+
+static PyObject *read_leaf(Decoder *d)
+{
+    switch (*d->at) {
+    case BINARY: return read_binary(d);
+    case SMALL_INTEGER:
+        if (bytes_left(d) < 2) return NULL;
+        d->at += 2;
+        return PyLong_FromLong(d->at[-1]);
+    case INTEGER:
+        if (bytes_left(d) < 5) return NULL;
+        d->at += 5;
+        return PyLong_FromLong((int32_t)get_u32(d->at - 4));
+    case NEW_FLOAT: return read_float(d);
+    case SMALL_ATOM_UTF8:
+    case SMALL_ATOM: return read_atom(d, 2);
+    case ATOM_UTF8:
+    case ATOM: return read_atom(d, 3);
+    case NIL: d->at++; return PyList_New(0);
+    case STRING: return read_string(d);
+    case SMALL_BIG: return read_big(d, 2);
+    case LARGE_BIG: return read_big(d, 5);
+    case NEW_FUN: return NULL; /* decoder.py reads the whole term that holds a fun */
+    default: return read_rare(d);
+    }
+}
+
+static int read_terms(Decoder *d)
+{
+    for (;;) {
+        while (d->frame.left) {
+            if (d->at >= d->end) return -1;
+            PyObject *term = NULL;
+            switch (*d->at) {
+            case SMALL_TUPLE:
+            case LARGE_TUPLE:
+            case LIST:
+            case MAP: {
+                int opened = read_container(d, &term);
+                if (opened < 0) return -1;
+                if (opened || !term) continue;
+                break;
+            }
+            default:
+                term = read_leaf(d);
+                if (!term) return -1;
+            }
+            push(d, term);
+            d->frame.left--;
+        }
+        if (d->frame.kind == ROOT) return d->at == d->end ? 0 : -1;
+        if (d->frame.kind == A_LIST) {
+            int more = read_tail(d);
+            if (more < 0) return -1;
+            if (more) continue;
+        }
+        PyObject *made = close_container(d, d->frame);
+        if (!made) return -1;
+        d->frame = d->frames[--d->depth];
+        d->outer -= d->frame.left;
+        push(d, made);
+    }
+}
+
+/* ---- beginning and end ---- */
+
+/* Gives the atoms of the term to the caller's set. */
+static int give_atoms(Decoder *d)
+{
+    for (int i = 0; !d->atom_set && i < d->atom_count; i++) {
+        PyObject *atom = d->few_atoms[i];
+        if (Py_TYPE(atom) == (PyTypeObject *)d->state->atom_type && PySet_Add(d->arguments->atoms, atom) < 0) return -1;
+    }
+    if (!d->atom_set) return 0;
+    PyObject *iterator = PyObject_GetIter(d->atom_set), *atom;
+    if (!iterator) return -1;
+    int status = 0;
+    while (status == 0 && (atom = PyIter_Next(iterator))) {
+        if (Py_TYPE(atom) == (PyTypeObject *)d->state->atom_type) status = PySet_Add(d->arguments->atoms, atom);
+        Py_DECREF(atom);
+    }
+    Py_DECREF(iterator);
+    return status < 0 || PyErr_Occurred() ? -1 : 0;
+}
+
+static void clear(Decoder *d)
+{
+    drop(d, 0);
+    if (d->values != d->few_values) PyMem_Free(d->values);
+    if (d->frames != d->few_frames) PyMem_Free(d->frames);
+    for (int i = 0; i < d->atom_count; i++) Py_DECREF(d->few_atoms[i]);
+    Py_XDECREF(d->atom_set);
+    Py_XDECREF(d->helper);
+    Py_XDECREF(d->bytes);
+}
+
+static PyObject *decode_from(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *bytes,
+                             const uint8_t *data, Py_ssize_t size, Py_ssize_t start)
+{
+    Decoder d;
+    d.state = state;
+    d.arguments = arguments;
+    d.ceilings = *ceilings; /* a copy: what Python runs in between may decode with other limits */
+    d.data = data;
+    d.at = data + start;
+    d.end = data + size;
+    d.bytes = Py_XNewRef(bytes);
+    d.helper = NULL;
+    d.generation = ++state->generation;
+    d.values = d.few_values;
+    d.top = 0;
+    d.capacity = FEW_VALUES;
+    d.frame = (Frame){1, 0, ROOT};
+    d.frames = d.few_frames;
+    d.depth = 0;
+    d.frames_capacity = FEW_FRAMES;
+    d.outer = 0;
+    d.terms = 1;
+    d.atom_set = NULL;
+    d.atom_count = 0;
+
+    PyObject *term = NULL;
+    if (read_terms(&d) == 0 && (!arguments->atoms || give_atoms(&d) == 0)) term = d.values[--d.top];
+    clear(&d);
+    return term;
+}
+
+static PyObject *decode_compressed(State *state, const DecodeArguments *arguments, const Ceilings *ceilings,
+                                   const uint8_t *data, Py_ssize_t size)
+{
+    PyObject *packed = PyBytes_CheckExact(arguments->data) ? Py_NewRef(arguments->data)
+                                                           : PyBytes_FromStringAndSize((const char *)data, size);
+    if (!packed) return NULL;
+    PyObject *bytes = PyObject_CallFunctionObjArgs(state->inflate, packed, arguments->limits, NULL), *term = NULL;
+    Py_DECREF(packed);
+    if (bytes && PyBytes_CheckExact(bytes)) {
+        term = decode_from(state, arguments, ceilings, bytes, (const uint8_t *)PyBytes_AS_STRING(bytes),
+                           PyBytes_GET_SIZE(bytes), 0);
+    }
+    Py_XDECREF(bytes);
+    return term;
+}
+
+static PyObject *decode_data(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *bytes,
+                             const uint8_t *data, Py_ssize_t size)
+{
+    if (size < 2 || size > ceilings->size || data[0] != VERSION_BYTE) return NULL;
+    if (data[1] == COMPRESSED) return decode_compressed(state, arguments, ceilings, data, size);
+    return decode_from(state, arguments, ceilings, bytes, data, size, 1);
+}
+
+PyObject *core_decode(State *state, const DecodeArguments *arguments)
+{
+    PyObject *data = arguments->data;
+    const Ceilings ceilings = state->ceilings;
+    if (PyBytes_CheckExact(data)) {
+        return decode_data(state, arguments, &ceilings, data, (const uint8_t *)PyBytes_AS_STRING(data),
+                           PyBytes_GET_SIZE(data));
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
+    PyObject *term = NULL;
+    if (view.readonly) {
+        term = decode_data(state, arguments, &ceilings, NULL, view.buf, view.len);
+    } else if (view.len <= ceilings.size) { /* a copy, because the bytes may be changed while Python runs */
+        PyObject *bytes = PyBytes_FromStringAndSize(view.buf, view.len);
+        if (bytes) {
+            term = decode_data(state, arguments, &ceilings, bytes, (const uint8_t *)PyBytes_AS_STRING(bytes), view.len);
+        }
+        Py_XDECREF(bytes);
+    }
+    PyBuffer_Release(&view);
+    return term;
+}

@@ -1,0 +1,15 @@
+"""What ``pyproject.toml`` cannot say: the compiled backend of the codec, which is left out where there is no compiler."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "erl_bridge.etf._core",
+            [f"erl_bridge/etf/_core{part}.c" for part in ("", "_decode", "_encode", "_utf8")],
+            depends=["erl_bridge/etf/_core.h"],
+            extra_compile_args=["-O3", "-fno-semantic-interposition"],
+            optional=True,
+        )
+    ]
+)

@@ -1,0 +1,313 @@
+"""The compiled backend against the pure-Python one: the same results, the same refusals, and nothing leaks."""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+import tracemalloc
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_etf_roundtrip import TAGS, atoms, each_codec, leaves, terms
+from test_etf_vectors import REFUSED, TERMS
+
+from erl_bridge.etf import DecodeError, EncodeError, Limits, backends
+from erl_bridge.terms import Atom, BitString, Export, ImproperList, Pid, Port, Reference, TermMap, identity
+
+pytestmark = pytest.mark.skipif("compiled" not in backends.names(), reason="the compiled backend is not built")
+
+python = backends.load("python")
+compiled = backends.load("compiled") if "compiled" in backends.names() else python
+
+NODE = Atom("n@h")
+PID = Pid(NODE, 1, 2, 3)
+FUN = TERMS["fun"][0] if "fun" in TERMS else next(data for name, (data, _) in TERMS.items() if name.startswith("fun"))
+
+
+def outcome(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[str, Any]:
+    """What comes of a call: the value, or the error's type and text."""
+    try:
+        return "value", function(*args, **options)
+    except (DecodeError, EncodeError, TypeError, ValueError, ZeroDivisionError, KeyError) as error:
+        return type(error).__name__, str(error)
+
+
+def shape(value: Any) -> Any:
+    """A value with all its types, so that equal shapes are the same value. Only for terms that are not very deep."""
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return kind, [shape(item) for item in value]
+    if isinstance(value, dict):
+        return kind, [(shape(key), shape(item)) for key, item in value.items()]
+    if isinstance(value, TermMap):
+        return kind, [(shape(key), shape(item)) for key, item in value.items()]
+    if isinstance(value, (set, frozenset)):
+        return kind, sorted(map(identity, value))
+    if isinstance(value, ImproperList):
+        return kind, [shape(item) for item in value.items], shape(value.tail)
+    return kind, repr(value)
+
+
+def agree_on_bytes(data: bytes, **options: Any) -> None:
+    expected, got = outcome(python.decode, data, **options), outcome(compiled.decode, data, **options)
+    assert expected[0] == got[0]
+    assert expected[1] == got[1] if expected[0] != "value" else shape(expected[1]) == shape(got[1])
+
+
+def agree_on_term(term: Any, **options: Any) -> None:
+    assert outcome(python.encode, term, **options) == outcome(compiled.encode, term, **options)
+
+
+WHOLE = python.encode(
+    {
+        "text": ["żółć", "a" * 300, "🐍", b"\xff"],
+        Atom("numbers"): [1, -1, 256, 2**31, -(2**63), 2**64, 2**2040, 1.5, -0.0],
+        (1, 2): [PID, Port(NODE, 1, 2), Reference(NODE, 1, (1, 2)), Export(NODE, NODE, 1), BitString(b"a", 3)],
+        1: TermMap([(1, 2), (1.0, 3), ([], {})]),
+        b"\xff": [ImproperList([1, 2], "t"), (), {}, [], [1, 2, 3], (7,) * 256],
+        None: {True: False, "day": date(2024, 5, 6), "set": {1, (2, 3)}, "range": range(1, 9, 2)},
+    }
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(term=terms(), compressed=st.sampled_from([False, True, 1, 9]), binaries=st.sampled_from(["auto", "bytes"]))
+def test_both_write_and_read_the_same(term: Any, compressed: bool | int, binaries: str) -> None:
+    agree_on_term(term, compressed=compressed)
+    data = python.encode(term, compressed=compressed)
+    found: tuple[set[Atom], set[Atom]] = set(), set()
+    agree_on_bytes(data, binaries=binaries)
+    agree_on_bytes(data, binaries=binaries, structs=False)
+    assert shape(python.decode(data, atoms=found[0])) == shape(compiled.decode(data, atoms=found[1]))
+    assert found[0] == found[1]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(term=terms(), changes=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4))
+def test_both_refuse_the_same_bytes(term: Any, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(python.encode(term))
+    for position, byte in changes:
+        data[position % len(data)] = byte
+    agree_on_bytes(bytes(data), limits=Limits(max_terms=10_000, max_inflated=100_000))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(term=terms(), limits=st.builds(Limits, *[st.integers(1, 60)] * 6))
+def test_both_keep_the_same_limits(term: Any, limits: Limits) -> None:
+    agree_on_bytes(python.encode(term), limits=limits)
+    agree_on_bytes(python.encode(term, compressed=True), limits=limits)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(term=terms(), allowed=st.sets(atoms, max_size=3), depth=st.integers(0, 4))
+def test_both_refuse_the_same_terms(term: Any, allowed: set[Atom], depth: int) -> None:
+    for container in (allowed, frozenset(allowed), list(allowed), dict.fromkeys(allowed)):
+        agree_on_term(term, atoms=container, max_depth=depth)
+
+
+odd = st.sampled_from([float("nan"), float("inf"), "\ud800", object(), 1j, memoryview(b"ab"), bytearray(b"c"), 1 << 40])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    term=st.recursive(
+        leaves() | odd,
+        lambda inner: (
+            st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(leaves() | odd.filter(callable), inner)
+        ),
+    )
+)
+def test_both_refuse_what_is_no_term(term: Any) -> None:
+    agree_on_term(term, root="result")
+    agree_on_term(term, default=lambda value: [type(value).__name__, Atom("ok")], atoms=[Atom("ok")])
+    agree_on_term(term, default=lambda value: 1 // 0)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    parts=st.lists(st.builds(lambda tag, rest: bytes((tag,)) + rest, st.sampled_from(TAGS), st.binary(max_size=6))),
+    count=st.integers(0, 5),
+    opening=st.sampled_from([b"l", b"t", b"i"]),
+)
+def test_both_read_bytes_that_begin_like_terms(parts: list[bytes], count: int, opening: bytes) -> None:
+    agree_on_bytes(b"\x83" + opening + struct.pack(">I", count) + b"".join(parts))
+
+
+def test_every_truncation_of_a_term_with_every_tag() -> None:
+    for data in (WHOLE, FUN):
+        for length in range(len(data)):
+            agree_on_bytes(data[:length])
+            assert outcome(compiled.decode, data[:length])[0] == "DecodeError"
+        agree_on_bytes(data)
+
+
+def test_mutations_of_a_term_with_every_tag() -> None:
+    chance = random.Random(7)
+    for _ in range(3000):
+        data = bytearray(WHOLE)
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.choice([0, 1, 255, chance.randrange(256), chance.choice(TAGS)])
+        agree_on_bytes(bytes(data), limits=Limits(max_terms=100_000, max_inflated=100_000))
+
+
+@pytest.mark.parametrize("data", [*(data for data, _ in TERMS.values()), *REFUSED.values()])
+def test_the_vectors_of_a_real_erlang(data: bytes) -> None:
+    for length in range(min(len(data), 400)):
+        agree_on_bytes(data[:length])
+    agree_on_bytes(data)
+    agree_on_bytes(data, binaries="bytes", structs=False)
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ((), {}),
+        ((b"\x83a\1", 2), {}),
+        ((b"\x83a\1",), {"limit": 1}),
+        ((b"\x83a\1",), {"limits": None}),
+        ((b"\x83a\1",), {"binaries": None}),
+        ((b"\x83w\1a",), {"atoms": 5}),
+        ((memoryview(b"\x83a\1x")[::2],), {}),
+        (("\x83a\1",), {}),
+    ],
+)
+def test_wrong_arguments_of_decode(args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    for codec in (python, compiled):
+        with pytest.raises((TypeError, ValueError, AttributeError, DecodeError)):
+            codec.decode(*args, **options)
+
+
+def test_wrong_arguments_of_encode() -> None:
+    for codec in (python, compiled):
+        for args, options in [((), {}), ((1, 2), {}), ((1,), {"atom": 1}), (([1.5],), {"max_depth": "a"})]:
+            with pytest.raises(TypeError):
+                codec.encode(*args, **options)
+
+
+# -- what Python code does in the middle -----------------------------------------------------------------------
+
+
+class Odd:
+    pass
+
+
+@each_codec
+@pytest.mark.parametrize("wrap", [lambda odd: [odd, 1.5, "x"], lambda odd: {"k": odd, "x": 1.5, (1, 2): 3, b"y": 4}])
+def test_containers_may_change_while_default_runs(codec: backends.Backend, wrap: Callable[[Any], Any]) -> None:
+    term = wrap(Odd())
+    outer = [term, "end"]
+    clean = codec.encode([wrap("odd"), "end"])
+
+    def change(_: Any) -> str:
+        term.clear()
+        outer.clear()
+        return "odd"
+
+    assert codec.encode(outer, default=change) == clean
+
+
+@each_codec
+def test_what_default_makes_lives_as_long_as_it_is_written(codec: backends.Backend) -> None:
+    class Allowed:
+        def __contains__(self, atom: object) -> bool:
+            return bool([list(range(50)) for _ in range(20)])
+
+    def made(_: Any) -> Any:
+        return [Atom(f"made_{n}") for n in range(20)], {f"key {n}": (n, Atom(f"more_{n}")) for n in range(20)}
+
+    assert codec.encode([Odd()] * 3, default=made, atoms=Allowed()) == codec.encode([made(None)] * 3)
+
+
+@each_codec
+def test_default_may_encode_and_decode(codec: backends.Backend) -> None:
+    def nested(_: Any) -> Any:
+        return codec.decode(codec.encode({Atom(f"nested_{n}"): [n, PID] for n in range(600)}))
+
+    again = codec.decode(codec.encode({"a": [Odd()], "b": Odd()}, default=nested))
+    assert again["a"][0] == again["b"] == nested(None)
+
+
+@each_codec
+def test_keys_are_still_checked_after_default_ran(codec: backends.Backend) -> None:
+    with pytest.raises(EncodeError, match="a key twice"):
+        codec.encode({"a": Odd(), b"a": 1}, default=lambda _: 1)
+    assert codec.decode(codec.encode({"a": Odd(), (1, 2): 1, b"b": Odd()}, default=lambda _: 1)) == {
+        "a": 1,
+        (1, 2): 1,
+        "b": 1,
+    }
+
+
+@each_codec
+def test_many_atoms(codec: backends.Backend) -> None:
+    names = [Atom(f"atom_{n % 3000}") for n in range(9000)]
+    found: set[Atom] = set()
+    data = codec.encode(names)
+    assert codec.decode(data, atoms=found, limits=Limits(max_atoms=3000)) == names
+    assert found == set(names)
+    with pytest.raises(DecodeError, match="max_atoms"):
+        codec.decode(data, limits=Limits(max_atoms=2999))
+
+
+@each_codec
+def test_text_of_every_length_and_width(codec: backends.Backend) -> None:
+    for letter in ("a", "é", "ż", "日", "🐍", "\0", "\x7f", "\x80", "\u07ff", "\u0800", "\uffff", "\U0010ffff"):
+        for length in range(70):
+            for text in (letter * length, "x" * length + letter, letter + "x" * length):
+                data = codec.encode({text: [text]})
+                assert data.endswith(text.encode() + b"j")
+                assert codec.decode(data) == {text: [text]}
+
+
+@each_codec
+@pytest.mark.parametrize(
+    "data",
+    [b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe0\x80\x80", b"\xf0\x80\x80\x80", b"\xf8\x88\x80\x80"],
+)
+def test_what_is_nearly_utf8_stays_bytes(codec: backends.Backend, data: bytes) -> None:
+    for before in range(40):
+        for binary in (
+            b"a" * before + data,
+            b"a" * before + data + b"a",
+            data + b"a" * before,
+            b"\xc3\xa9" + data[:-1],
+        ):
+            assert codec.decode(codec.encode([binary])) == [binary]
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_leaks() -> None:
+    decoded = [WHOLE, FUN, python.encode(["x"] * 100, compressed=True), *(data for data, _ in TERMS.values())]
+    damaged = [data[:length] for data in decoded[:3] for length in range(0, len(data), 7)]
+    refused = [[1, {"a": float("nan")}], {"k": ["\ud800"]}, [[Odd()]], {"a": 1, b"a": 2}]
+    held = Atom("held while this test runs")
+
+    def everything() -> None:
+        for data in [*decoded, *damaged, *REFUSED.values()]:
+            outcome(compiled.decode, data, atoms=set())
+        for term in refused:
+            outcome(compiled.encode, term)
+            outcome(compiled.encode, [term, held], atoms=[held], default=lambda _: {"t": (held, 2**70)})
+        compiled.encode(compiled.decode(WHOLE), compressed=True)
+
+    for _ in range(3):
+        everything()
+    references = sys.getrefcount(held), sys.getrefcount(PID), sys.getrefcount(Atom), sys.getrefcount(Odd)
+    tracemalloc.start()
+    try:
+        everything()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10):
+            everything()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000
+    assert references == (sys.getrefcount(held), sys.getrefcount(PID), sys.getrefcount(Atom), sys.getrefcount(Odd))
