@@ -1,4 +1,4 @@
-"""What ``pyproject.toml`` cannot say: the compiled backend of the codec, which is left out where there is no compiler."""
+"""The compiled backend of the codec, which is left out where there is no compiler; all else is in pyproject.toml."""
 
 from setuptools import Extension, setup
 

@@ -20,6 +20,17 @@ typedef struct {
     int kind;
 } Frame;
 
+/* The keys of a map that came before. When a second map has the same ones, a dict with them is made, which is then
+   copied for each further map: that is quicker than to put in key after key. */
+enum { SHAPES = 8, MIN_SHAPE = 3, MAX_SHAPE = 16 }; /* the number of shapes is a power of two */
+
+typedef struct {
+    Py_ssize_t count;
+    PyObject *pattern; /* a dict of the keys, all with the value None; NULL as long as only one map had them */
+    int has_struct;
+    PyObject *keys[MAX_SHAPE]; /* held by the pattern; without one they are not looked at, but for where they are */
+} Shape;
+
 enum { FEW_VALUES = 64, FEW_FRAMES = 16, FEW_ATOMS = 48 };
 
 typedef struct {
@@ -41,6 +52,8 @@ typedef struct {
 
     PyObject *atom_set; /* the different atoms, once there are more than a few */
     int atom_count;
+    unsigned shapes_in_use; /* a bit for each */
+    Shape shapes[SHAPES];
     PyObject *few_atoms[FEW_ATOMS];
     PyObject *few_values[FEW_VALUES];
     Frame few_frames[FEW_FRAMES];
@@ -463,43 +476,126 @@ static void drop(Decoder *d, Py_ssize_t base)
     while (d->top > base) Py_DECREF(d->values[--d->top]);
 }
 
-static PyObject *make_map(Decoder *d, Py_ssize_t base)
+/* Leaves a dict that can hold no cycle to itself: an Atom is an object that could hold others, but it holds none. What
+   is put into the dict later makes Python track it again (this was changed after 3.12). */
+static void untrack(PyObject *dict)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    PyObject_GC_UnTrack(dict);
+#else
+    (void)dict;
+#endif
+}
+
+static Shape *shape_of(Decoder *d, Py_ssize_t base, Py_ssize_t count)
+{
+    if (count < MIN_SHAPE || count > MAX_SHAPE) return NULL;
+    uintptr_t first = (uintptr_t)d->values[base] >> 4;
+    unsigned at = (unsigned)(first ^ first >> 4 ^ (uintptr_t)count) & (SHAPES - 1);
+    Shape *shape = &d->shapes[at];
+    if (!(d->shapes_in_use & 1u << at)) {
+        d->shapes_in_use |= 1u << at;
+        shape->count = 0;
+        shape->pattern = NULL;
+    }
+    return shape;
+}
+
+static int has_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, const Shape *shape)
+{
+    if (shape->count != count) return 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (d->values[base + 2 * i] != shape->keys[i]) return 0;
+    }
+    return 1;
+}
+
+static void note_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, Shape *shape)
+{
+    Py_CLEAR(shape->pattern);
+    shape->count = count;
+    for (Py_ssize_t i = 0; i < count; i++) shape->keys[i] = d->values[base + 2 * i];
+}
+
+/* The keys of this map are those of the one before. */
+static int make_pattern(Shape *shape, PyObject *dict)
+{
+    shape->pattern = PyDict_Copy(dict);
+    if (!shape->pattern) return -1;
+    for (Py_ssize_t i = 0; i < shape->count; i++) {
+        if (PyDict_SetItem(shape->pattern, shape->keys[i], Py_None) < 0) return -1;
+    }
+    untrack(shape->pattern);
+    return 0;
+}
+
+static PyObject *copy_pattern(Decoder *d, Py_ssize_t base, const Shape *shape)
+{
+    PyObject *dict = PyDict_Copy(shape->pattern);
+    if (!dict) return NULL;
+    int light = 1;
+    for (PyObject **pair = d->values + base, **end = d->values + d->top; pair < end; pair += 2) {
+        light = light && holds_nothing(d->state, pair[1]);
+        if (PyDict_SetItem(dict, pair[0], pair[1]) < 0) {
+            Py_DECREF(dict);
+            return NULL;
+        }
+    }
+    drop(d, base);
+    if (light) untrack(dict);
+    return dict;
+}
+
+/* A dict where no key of the map can be lost in one, else what maps.py makes of it. */
+static PyObject *make_new_map(Decoder *d, Py_ssize_t base, Shape *shape, int *has_struct)
 {
     State *state = d->state;
     Py_ssize_t count = (d->top - base) / 2;
-    int worst = SALTED, has_struct = 0, light = 1;
+    int worst = SALTED, light = 1;
     for (Py_ssize_t i = base; i < d->top; i += 2) {
         PyObject *key = d->values[i];
         int kind = kind_of_key(state, key);
         if (kind > worst) worst = kind;
-        if (key == state->struct_key) has_struct = 1;
+        if (key == state->struct_key) *has_struct = 1;
         light = light && kind < SIMPLE && holds_nothing(state, d->values[i + 1]);
     }
-    PyObject *made = NULL;
     int few = worst == SALTED || count <= d->ceilings.collisions ||
               (worst == SMALL_NUMBER && d->ceilings.collisions >= FEW_OF_ONE_HASH);
-    if (worst != ODD && few) {
-        made = fill_dict(d, base);
-        if (!made) return NULL;
-        if (PyDict_GET_SIZE(made) == count) {
-            drop(d, base);
-#if PY_VERSION_HEX < 0x030D0000
-            /* An Atom is an object that could hold others, but it holds none. What is put into the dict later makes
-               Python track it again. */
-            if (light) PyObject_GC_UnTrack(made);
-#else
-            (void)light;
-#endif
-        } else {
-            Py_CLEAR(made); /* Python holds two keys equal; the BEAM may hold them apart */
+    if (worst == ODD || !few) return make_careful_map(d, base, worst != ODD);
+    PyObject *made = fill_dict(d, base);
+    if (!made) return NULL;
+    if (PyDict_GET_SIZE(made) != count) { /* Python holds two keys equal; the BEAM may hold them apart */
+        Py_DECREF(made);
+        return make_careful_map(d, base, 1);
+    }
+    if (shape && worst == SALTED) {
+        shape->has_struct = *has_struct;
+        if (!has_shape(d, base, count, shape)) {
+            note_shape(d, base, count, shape);
+        } else if (make_pattern(shape, made) < 0) {
+            Py_DECREF(made);
+            return NULL;
         }
     }
-    if (!made) {
-        made = make_careful_map(d, base, worst != ODD);
-        if (!made) return NULL;
+    drop(d, base);
+    if (light) untrack(made);
+    return made;
+}
+
+static PyObject *make_map(Decoder *d, Py_ssize_t base)
+{
+    Py_ssize_t count = (d->top - base) / 2;
+    Shape *shape = shape_of(d, base, count);
+    int has_struct = 0;
+    PyObject *made;
+    if (shape && shape->pattern && has_shape(d, base, count, shape)) {
+        has_struct = shape->has_struct;
+        made = copy_pattern(d, base, shape);
+    } else {
+        made = make_new_map(d, base, shape, &has_struct);
     }
-    if (!has_struct || !d->arguments->structs || !PyDict_CheckExact(made)) return made;
-    PyObject *value = PyObject_CallOneArg(state->from_fields, made);
+    if (!made || !has_struct || !d->arguments->structs || !PyDict_CheckExact(made)) return made;
+    PyObject *value = PyObject_CallOneArg(d->state->from_fields, made);
     Py_DECREF(made);
     return value;
 }
@@ -644,6 +740,9 @@ static void clear(Decoder *d)
     if (d->values != d->few_values) PyMem_Free(d->values);
     if (d->frames != d->few_frames) PyMem_Free(d->frames);
     for (int i = 0; i < d->atom_count; i++) Py_DECREF(d->few_atoms[i]);
+    for (int i = 0; d->shapes_in_use >> i; i++) {
+        if (d->shapes_in_use >> i & 1) Py_XDECREF(d->shapes[i].pattern);
+    }
     Py_XDECREF(d->atom_set);
     Py_XDECREF(d->helper);
     Py_XDECREF(d->bytes);
@@ -673,6 +772,7 @@ static PyObject *decode_from(State *state, const DecodeArguments *arguments, con
     d.terms = 1;
     d.atom_set = NULL;
     d.atom_count = 0;
+    d.shapes_in_use = 0;
 
     PyObject *term = NULL;
     if (read_terms(&d) == 0 && (!arguments->atoms || give_atoms(&d) == 0)) term = d.values[--d.top];

@@ -496,9 +496,13 @@ static int go_on_with_dict(Encoder *e)
             continue;
         }
         frame->at = at;
-        frame->value = Py_NewRef(value);
         frame->done++;
-        if (put_term(e, key) < 0) return -1;
+        if (Py_IS_TYPE(key, &PyUnicode_Type)) { /* the value can come at once: no Python code runs in between */
+            if (put_text(e, key) < 0 || put_term(e, value) < 0) return -1;
+        } else {
+            frame->value = Py_NewRef(value);
+            if (put_term(e, key) < 0) return -1;
+        }
     }
     return 0;
 }
