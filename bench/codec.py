@@ -230,7 +230,7 @@ def measure(name: str, factor: int) -> dict[str, list[float | None]]:
     encode, decode, convert = CODECS[name]()
     found: dict[str, list[float | None]] = {}
     for title, (make, size) in CORPUS.items():
-        if factor > 1 and title.endswith(("deep", "bytes")):
+        if factor > 1 and title.endswith(("deep", "bytes", "MiB")):
             size = size // 8 + 1  # eight times as much must be within the limits, and of the same kind
         sys.setrecursionlimit(50_000)
         term = convert(make(size * factor))

@@ -338,5 +338,5 @@ def test_nothing_leaks() -> None:
         grown = memory_after(20) - filled
     finally:
         tracemalloc.stop()
-    assert grown < 5000
+    assert grown < 60_000  # the caches fill slowly; one object lost in each call would be ten times that
     assert references == (sys.getrefcount(held), sys.getrefcount(PID), sys.getrefcount(Odd))

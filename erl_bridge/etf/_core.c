@@ -214,6 +214,10 @@ static int execute(PyObject *module)
     }
     if (check_kinds(state) < 0 || find_external(state) < 0) return -1;
     state->plain_keyword = Py_BuildValue("(s)", "plain");
+    for (int i = 0; i < 256; i++) {
+        state->bytes[i] = PyLong_FromLong(i);
+        if (!state->bytes[i]) return -1;
+    }
     if (!state->plain_keyword || use_limits(state, state->default_limits) < 0) return -1;
     state->ceilings_of_default = state->ceilings;
     return 0;
@@ -226,6 +230,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     for (size_t i = 0; i < BORROWED_COUNT; i++) Py_VISIT(*borrowed(state, i));
     Py_VISIT(state->plain_keyword);
     Py_VISIT(state->limits);
+    for (int i = 0; i < 256; i++) Py_VISIT(state->bytes[i]);
     for (size_t i = 0; i < CACHE_SLOTS; i++) {
         Py_VISIT(state->atoms[i].atom);
         Py_VISIT(state->keys[i]);
@@ -240,6 +245,7 @@ static int clear(PyObject *module)
     for (size_t i = 0; i < BORROWED_COUNT; i++) Py_CLEAR(*borrowed(state, i));
     Py_CLEAR(state->plain_keyword);
     Py_CLEAR(state->limits);
+    for (int i = 0; i < 256; i++) Py_CLEAR(state->bytes[i]);
     for (size_t i = 0; i < CACHE_SLOTS; i++) {
         Py_CLEAR(state->atoms[i].atom);
         Py_CLEAR(state->keys[i]);

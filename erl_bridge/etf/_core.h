@@ -57,6 +57,7 @@ typedef struct {
     PyObject *py_decoder_type, *inflate, *rare_leaves, *known_atoms;
     PyObject *leaf_writers, *container_openers, *stand_in, *refused, *compress;
     PyObject *plain_keyword; /* ("plain",) */
+    PyObject *bytes[256];    /* the ints from 0 to 255 */
 
     PyObject *limits; /* the Limits that were used last, and what is in it */
     Ceilings ceilings, ceilings_of_default;

@@ -343,7 +343,7 @@ static PyObject *read_string(Decoder *d)
     Py_ssize_t size = string_size(d);
     PyObject *list = size < 0 ? NULL : PyList_New(size);
     if (!list) return NULL;
-    for (Py_ssize_t i = 0; i < size; i++) PyList_SET_ITEM(list, i, PyLong_FromLong(d->at[i])); /* these are always there */
+    for (Py_ssize_t i = 0; i < size; i++) PyList_SET_ITEM(list, i, Py_NewRef(d->state->bytes[d->at[i]]));
     d->at += size;
     return list;
 }
@@ -354,7 +354,7 @@ static int read_string_in_tail(Decoder *d)
     Py_ssize_t size = string_size(d);
     if (size < 0) return -1;
     if (d->top + size > d->capacity && grow_values(d, d->top + size) < 0) return -1;
-    for (Py_ssize_t i = 0; i < size; i++) push(d, PyLong_FromLong(d->at[i]));
+    for (Py_ssize_t i = 0; i < size; i++) push(d, Py_NewRef(d->state->bytes[d->at[i]]));
     d->at += size;
     return 0;
 }
@@ -657,7 +657,7 @@ static PyObject *read_leaf(Decoder *d)
     case SMALL_INTEGER:
         if (bytes_left(d) < 2) return NULL;
         d->at += 2;
-        return PyLong_FromLong(d->at[-1]);
+        return Py_NewRef(d->state->bytes[d->at[-1]]);
     case INTEGER:
         if (bytes_left(d) < 5) return NULL;
         d->at += 5;

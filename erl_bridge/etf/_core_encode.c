@@ -48,7 +48,7 @@ static int grow_buffer(Encoder *e, size_t wanted)
         PyErr_NoMemory();
         return -1;
     }
-    capacity += capacity / 2;
+    capacity *= 2;
     if (capacity < used + wanted) capacity = used + wanted + 64;
     if (!e->bytes) {
         e->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)capacity);
