@@ -63,6 +63,7 @@ typedef struct {
     Ceilings ceilings, ceilings_of_default;
 
     Py_ssize_t external_offset; /* where an Atom has its attribute `external` */
+    Py_ssize_t last_size;       /* of what encode() wrote last, where it was more than a few bytes */
     uint64_t generation;        /* counts the calls of decode() */
     AtomSlot atoms[CACHE_SLOTS];
     PyObject *keys[CACHE_SLOTS]; /* ASCII str objects, or NULL */

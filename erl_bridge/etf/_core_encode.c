@@ -50,6 +50,8 @@ static int grow_buffer(Encoder *e, size_t wanted)
     }
     capacity *= 2;
     if (capacity < used + wanted) capacity = used + wanted + 64;
+    size_t expected = (size_t)e->state->last_size;
+    if (!e->bytes && capacity < expected + expected / 8) capacity = expected + expected / 8;
     if (!e->bytes) {
         e->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)capacity);
         if (!e->bytes) return -1;
@@ -541,7 +543,15 @@ static PyObject *finished(Encoder *e)
     if (!e->bytes) return PyBytes_FromStringAndSize((const char *)e->few_bytes, size);
     PyObject *bytes = e->bytes;
     e->bytes = NULL;
-    if (size != PyBytes_GET_SIZE(bytes)) _PyBytes_Resize(&bytes, size); /* sets it to NULL where it fails */
+    e->state->last_size = size;
+    if (PyBytes_GET_SIZE(bytes) - size > size / 4) {
+        _PyBytes_Resize(&bytes, size); /* sets it to NULL where it fails */
+    } else {
+        /* What is too much stays. To give it back would make malloc ask the system for memory each time, and the page
+           faults would take as long as the encoding. */
+        Py_SET_SIZE(bytes, size);
+        PyBytes_AS_STRING(bytes)[size] = 0;
+    }
     return bytes;
 }
 
