@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import threading
 from typing import Any
@@ -66,6 +67,27 @@ def needs_package(payload: Any, context: Context) -> Any:
 @both("unsendable")
 def unsendable(payload: Any, context: Context) -> Any:
     return {"metrics": {"score": float("nan")}}
+
+
+@dataclasses.dataclass
+class Report:
+    name: str
+    scores: Any
+    best: Point | None = None
+
+
+@both("report")
+def report(payload: Any, context: Context) -> Any:
+    import numpy
+
+    return Report("r", numpy.array(payload["scores"]).reshape(2, -1), Point(1))
+
+
+@both("bad_report")
+def bad_report(payload: Any, context: Context) -> Any:
+    import numpy
+
+    return {"reports": [Report("r", numpy.array([[1.0, 2.0], [3.0, float("nan")]]))]}
 
 
 @both("invent_atom")

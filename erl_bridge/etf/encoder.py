@@ -28,12 +28,13 @@ from .tags import BINARY, INTEGER, NEW_FLOAT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from typing import Any, TypeAlias
 
     Atoms: TypeAlias = Container[Atom] | None
     Default: TypeAlias = Callable[[Any], Any] | None
     Frame: TypeAlias = tuple[Any, Sequence[Any], Any, bytes]  # container, children, iterator over them, closing bytes
+    Way: TypeAlias = tuple[type | None, Callable[[Any], Any], str]
     Opened: TypeAlias = tuple[bytes, Sequence[Any], bytes]  # opening bytes, children, closing bytes
 
 _VERSION = bytes((tags.VERSION,))
@@ -339,26 +340,82 @@ def _stand_in(value: Any, default: Default = None) -> tuple[type, Any]:
     if found is None and default is not None:
         value = default(value)
         kind = type(value)
-        found = (kind, value) if kind in _LEAVES or kind in _CONTAINERS else _known_stand_in(value)
+        found = (kind, value) if is_term_type(kind) else _known_stand_in(value)
     if found is None:
-        name = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise _Refused(f"an object of type {name}", "no Erlang term stands for that type")
+        from .objects import full_name, why_not
+
+        raise _Refused(f"an object of type {full_name(type(value))}", why_not(value))
     return found
 
 
 def _known_stand_in(value: Any) -> tuple[type, Any] | None:
+    """The term for a value, through others if need be: that for a member of an enum may be a number of numpy's."""
+    from .objects import full_name
+
+    first = type(value)
+    for _ in range(_MAX_STAND_INS):
+        found = _next_stand_in(value)
+        if found is None or is_term_type(found[0]):
+            return found
+        value = found[1]
+    raise _Refused(f"an object of type {full_name(first)}", "what stands for it is never a term")
+
+
+_MAX_STAND_INS = 20
+
+
+def is_term_type(kind: type) -> bool:
+    """Whether values of exactly this type are written as they are."""
+    return kind in _LEAVES or kind in _CONTAINERS
+
+
+def _next_stand_in(value: Any) -> tuple[type, Any] | None:
+    for kind, to_term, what in _WAYS.get(type(value)) or _find_ways(type(value)):
+        try:
+            term = to_term(value)
+        except ValueError as error:
+            raise _Refused(what, str(error)) from None
+        if term is not NotImplemented:
+            return kind or type(term), term
+    return None
+
+
+def _find_ways(kind: type) -> tuple[Way, ...]:
+    """What to try on a value of this type: the type it is written as, or None, what makes it so, and its name."""
+    if len(_WAYS) >= _MAX_WAYS:
+        _WAYS.clear()
+    found = _WAYS[kind] = tuple(_ways(kind))
+    return found
+
+
+_WAYS: dict[type, tuple[Way, ...]] = {}
+_MAX_WAYS = 1000  # types can be made without end, and what is here is kept
+
+
+def _ways(kind: type) -> Iterator[Way]:
+    from .objects import converter_of, full_name
     from .structs import stand_in_of
 
-    for base in type(value).__mro__:
-        if base in _LEAVES or base in _CONTAINERS:
-            return base, _PLAIN[base](value) if base in _PLAIN else value
+    for base in kind.__mro__:
+        if is_term_type(base):
+            yield base, _PLAIN.get(base, _itself), base.__name__
+            return
         to_fields = stand_in_of(base)
         if to_fields is not None:
-            try:
-                return dict, to_fields(value)
-            except ValueError as error:
-                raise _Refused(base.__name__, str(error)) from None
-    return None
+            yield dict, to_fields, base.__name__
+            return
+        to_term = converter_of(base)
+        if to_term is not None:
+            yield None, to_term, f"an object of type {full_name(kind)}"
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def forget_ways() -> None:
+    """For when another type is registered."""
+    _WAYS.clear()
 
 
 def _stand_in_for_identity(value: Any) -> Any:

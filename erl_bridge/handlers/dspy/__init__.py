@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import etf
 from ...app import Handler
 
 _JOBS = f"{__name__}.jobs"
@@ -11,6 +12,10 @@ HANDLERS = [
     Handler("evaluate_pipeline", f"{_JOBS}:evaluate_pipeline", run="job"),
     Handler("predict", f"{_JOBS}:predict", run="job", reuse=True),
 ]
+
+# By name, as users' handlers return them from processes and threads that this room never sees. A dspy.Prediction is one
+# too. ``items()`` leaves out what DSPy keeps there for itself.
+etf.register("dspy.Example", lambda example: dict(example.items()))
 
 
 def preload() -> None:
