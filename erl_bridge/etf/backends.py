@@ -2,7 +2,7 @@
 
 A backend is two functions, ``encode`` and ``decode``, with the arguments of :func:`erl_bridge.etf.encode` and
 :func:`erl_bridge.etf.decode`. Everything above the codec works with any of them. The environment variable
-``ERL_BRIDGE_ETF`` forces one by its name.
+``ERL_BRIDGE_ETF`` forces one by its name. Two more names stand for other people's libraries: see ``adapters``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Backend(Value):
 
 
 def names() -> list[str]:
-    """The names of the backends that can be used here, the best one first.
+    """The names of the backends that can be used here and carry every term, the best one first.
 
     >>> "python" in names()
     True
@@ -55,9 +55,11 @@ def load(name: str) -> Backend:
     >>> load("python").name
     'python'
     """
-    if name not in _LOADERS:
-        raise ImportError(f"there is no backend {name!r} of the codec; there are: {', '.join(_LOADERS)}")
-    return _LOADERS[name]()
+    loader = _LOADERS.get(name) or _ADAPTERS.get(name)
+    if loader is None:
+        there_are = ", ".join((*_LOADERS, *_ADAPTERS))
+        raise ImportError(f"there is no backend {name!r} of the codec; there are: {there_are}")
+    return loader()
 
 
 def chosen() -> Backend:
@@ -84,5 +86,22 @@ def _load_python() -> Backend:
     return Backend("python", encode, decode)
 
 
+def _load_erlpack() -> Backend:
+    from .adapters import erlpack
+
+    library = erlpack.load()
+    return Backend(library.name, library.encode, library.decode)
+
+
+def _load_pyrlang() -> Backend:
+    from .adapters import pyrlang
+
+    library = pyrlang.load()
+    return Backend(library.name, library.encode, library.decode)
+
+
 # The best one first. The compiled one is not there where the package was installed without a compiler.
 _LOADERS: dict[str, Callable[[], Backend]] = {"compiled": _load_compiled, "python": _load_python}
+
+# Other libraries. They carry less than every term, so they are used only where somebody names them.
+_ADAPTERS: dict[str, Callable[[], Backend]] = {"erlpack": _load_erlpack, "pyrlang-term": _load_pyrlang}
