@@ -66,7 +66,7 @@ def encode(
     ``compressed``: compress it where that makes it shorter, at zlib's level 6 or the level given (1 to 9).
     ``atoms``: the only atoms that may be sent, besides ``true``, ``false`` and ``nil``; any container with ``in``.
     ``default``: called with a value of a type that is not known; what it returns is sent in its place, and must be of a
-    known type. What it raises is passed on.
+    known type. What it raises is passed on. It may be called twice for one value, so it must not use the value up.
     ``root``: what the path in an error begins with. ``max_depth``: containers within containers.
 
     Raises :class:`~erl_bridge.etf.EncodeError`, with the path, for anything that is no term.
