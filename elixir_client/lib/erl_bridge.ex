@@ -41,8 +41,9 @@ defmodule ErlBridge do
   return the result or raise the error. Many requests may be under way on one bridge, from as many
   processes; each caller gets its own answer. A request of a caller that dies is cancelled.
 
-  When Python dies, all who wait get an error of the type `:process_crashed` at once, and the
-  bridge's supervisor starts it anew. When the bridge stops, or the whole node dies, Python ends.
+  A bridge has `:pool_size` Python processes. When one dies, all who wait for it get an error of
+  the type `:process_crashed` at once, and it is started anew. When the bridge stops, or the whole
+  node dies, Python ends.
 
   ## Options of a bridge
 
@@ -55,7 +56,7 @@ defmodule ErlBridge do
   #{ErlBridge.Options.docs(:call)}
   """
 
-  alias ErlBridge.{Error, Options, Payload, Request, Worker}
+  alias ErlBridge.{Bridge, Error, Options, Payload, Pool, Request, Route, Worker}
 
   @typedoc "A running bridge: its pid or its name."
   @type bridge :: GenServer.server()
@@ -74,6 +75,7 @@ defmodule ErlBridge do
       %{
         id: MyApp.Bridge,
         start: {ErlBridge, :start_link, [[name: MyApp.Bridge, shutdown_timeout: 1_000]]},
+        type: :supervisor,
         shutdown: 6_000
       }
   """
@@ -84,39 +86,70 @@ defmodule ErlBridge do
     %{
       id: Keyword.get(options, :name, ErlBridge),
       start: {ErlBridge, :start_link, [options]},
-      # The requests' time to finish, then Python's to obey signals.
-      shutdown: drain + 5_000
+      type: :supervisor,
+      # The requests' time to finish, then Python's to obey signals, then the supervisors'.
+      shutdown: Worker.ends_within(drain) + 1_000
     }
   end
 
   @doc """
-  Starts a bridge and its Python, linked to the calling process. Returns when Python is ready to
-  take requests.
+  Starts a bridge and its Pythons, linked to the calling process. Returns when the first of them
+  is ready to take requests.
 
   Raises `ArgumentError` for a wrong option. When Python cannot be started the error holds what it
   wrote to stderr. The options are listed in the [module's
   documentation](#module-options-of-a-bridge).
   """
   @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
-  def start_link(options \\ []), do: Worker.start_link(Options.validate!(options, :start))
+  def start_link(options \\ []), do: Bridge.start_link(Options.validate!(options, :start))
 
   @doc """
-  Stops a bridge. Returns when its Python process is gone; a bridge that does not run is stopped
+  Stops a bridge. Returns when its Python processes are gone; a bridge that does not run is stopped
   already.
 
   Requests in flight have the bridge's `:shutdown_timeout` to finish and are cancelled then. A
   supervisor starts the bridge anew: stop it there instead, with `Supervisor.terminate_child/2`.
   """
   @spec stop(bridge) :: :ok
-  def stop(bridge), do: Worker.stop(bridge)
+  def stop(bridge), do: Bridge.stop(bridge)
 
   @doc """
   What Python said when it started: `protocol`, `version`, `python`, `os_pid`, `request_types` and
-  `limits`.
+  `limits`. With several workers, what the first of those that are up said.
   """
   @spec hello(bridge) :: {:ok, map} | {:error, Error.t()}
   def hello(bridge) do
-    with {:ok, _worker, %{hello: hello}} <- Worker.lookup(bridge), do: {:ok, hello}
+    with {:ok, route} <- Route.lookup(bridge), do: Pool.hello(route)
+  end
+
+  @doc """
+  What the bridge's workers are doing: a list of maps with `worker` (its number), `phase` (`:up`,
+  `:starting` or `:down`), `os_pid`, `in_flight` and `failures` since it last was well.
+  """
+  @spec workers(bridge) :: {:ok, [map]} | {:error, Error.t()}
+  def workers(bridge) do
+    with {:ok, route} <- Route.lookup(bridge), do: Pool.status(route)
+  end
+
+  @doc """
+  Changes the number of workers of a running bridge. New ones are started; of those that are too
+  many, each ends when what it has in flight is done or the bridge's `:shutdown_timeout` is over.
+  """
+  @spec resize(bridge, pos_integer) :: :ok | {:error, Error.t()}
+  def resize(bridge, size) when is_integer(size) and size > 0 do
+    with {:ok, route} <- Route.lookup(bridge), do: Pool.resize(route, size)
+  end
+
+  @doc """
+  Replaces the Pythons of a running bridge one after the other, for new code of yours or to give
+  memory back: a new one is up before the old one gets no more requests.
+
+  Returns when all are replaced. A new one that does not start ends it with its error; those not
+  replaced go on. What an old one has in flight has the bridge's `:shutdown_timeout` to finish.
+  """
+  @spec rolling_restart(bridge) :: :ok | {:error, Error.t()}
+  def rolling_restart(bridge) do
+    with {:ok, route} <- Route.lookup(bridge), do: Pool.rolling_restart(route)
   end
 
   ## Requests
@@ -168,6 +201,53 @@ defmodule ErlBridge do
   def await(%Request{} = request), do: Request.await(request)
 
   @doc """
+  Sends a request and returns at once; nobody hears of its reply, and the end of the calling
+  process does not cancel it.
+
+  `:ok` says that a worker has it, not that it will succeed.
+
+      :ok = ErlBridge.cast(bridge, :log_feedback, %{id: 7, good: true})
+  """
+  @spec cast(bridge, atom, map, keyword) :: :ok | {:error, Error.t()}
+  def cast(bridge, request_type, payload \\ %{}, options \\ []),
+    do: Request.cast(bridge, request_type, payload, Options.validate!(options, :cast))
+
+  @doc """
+  A lazy stream of a request's events, and its reply as the last element: `{:event, event}`,
+  then `{:ok, result}` or `{:error, error}`.
+
+  The request is sent when the stream is run, and cancelled when it is not run to its end.
+
+      bridge
+      |> ErlBridge.stream(:crawl, %{url: url})
+      |> Stream.take_while(fn {kind, _} -> kind == :event end)
+      |> Enum.each(fn {:event, event} -> IO.inspect(event) end)
+  """
+  @spec stream(bridge, atom, map, keyword) :: Enumerable.t()
+  def stream(bridge, request_type, payload \\ %{}, options \\ []) do
+    options = Options.validate!(options, :stream) |> Map.put(:on_event, :stream)
+
+    Stream.resource(
+      fn -> Request.start(bridge, request_type, payload, options) end,
+      &next_element/1,
+      fn
+        {:ok, request} -> Request.abandon(request)
+        _ended -> :ok
+      end
+    )
+  end
+
+  defp next_element(:ended), do: {:halt, :ended}
+  defp next_element({:error, error}), do: {[{:error, error}], :ended}
+
+  defp next_element({:ok, request}) do
+    case Request.next(request) do
+      {:event, event, request} -> {[{:event, event}], {:ok, request}}
+      {:done, result} -> {[result], :ended}
+    end
+  end
+
+  @doc """
   Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for
   it.
 
@@ -178,13 +258,8 @@ defmodule ErlBridge do
       {:ok, true} = ErlBridge.cancel(bridge, :nightly)            # in another
   """
   @spec cancel(bridge, Request.t() | term) :: {:ok, boolean} | {:error, Error.t()}
-  def cancel(bridge, %Request{reply_to: reply_to}), do: cancel(bridge, reply_to)
-
-  def cancel(bridge, id) do
-    with {:ok, request} <- Request.start_cancel(bridge, id, %{timeout: @health_timeout}),
-         {:ok, %{cancelled: cancelled}} <- Request.await(request),
-         do: {:ok, cancelled}
-  end
+  def cancel(bridge, request_or_id),
+    do: Request.cancel(bridge, request_or_id, %{timeout: @health_timeout})
 
   @doc "Sends a map to Python and back."
   @spec ping(bridge, map) :: result
@@ -213,7 +288,8 @@ defmodule ErlBridge do
 
   @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
   @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
-  def info(bridge), do: call(bridge, :health_check, %{}, timeout: @health_timeout)
+  def info(bridge),
+    do: request(bridge, :health_check, %{}, %{timeout: @health_timeout, reserve: false})
 
   ## DSPy
 

@@ -63,7 +63,11 @@ defmodule ErlBridge.Callback do
   end
 
   defp body(call_id, answer),
-    do: Protocol.body(:callback_result, %{call_id: call_id, result: answer}, %{})
+    do:
+      Protocol.body(
+        Protocol.encode(:callback_result, %{call_id: call_id, result: answer}),
+        %{}
+      )
 
   defp find(callbacks, name) do
     Enum.find_value(callbacks, fn {key, fun} -> to_string(key) == to_string(name) && fun end)

@@ -76,6 +76,66 @@ defmodule ErlBridge.Error do
     }
   end
 
+  @doc "Python could not be started at all."
+  @spec not_started(String.t()) :: t
+  def not_started(why) do
+    %__MODULE__{type: :process_crashed, message: why, strategy: :restart_process}
+  end
+
+  @doc "The worker of a request ended, and not because Python did."
+  @spec worker_ended(term) :: t
+  def worker_ended(reason) do
+    %__MODULE__{
+      type: :process_crashed,
+      message: "the worker ended: #{Exception.format_exit(reason)}",
+      strategy: :restart_process
+    }
+  end
+
+  @doc "So many callers wait for room on a worker already."
+  @spec queue_full(pos_integer) :: t
+  def queue_full(limit) do
+    %__MODULE__{
+      type: :pool_exhausted,
+      message: "#{limit} requests wait for a worker, which is the limit (:max_queue)",
+      context: %{limit: limit},
+      strategy: :retry
+    }
+  end
+
+  @doc "No worker had room within `waited` ms."
+  @spec pool_exhausted(non_neg_integer) :: t
+  def pool_exhausted(waited) do
+    %__MODULE__{
+      type: :pool_exhausted,
+      message:
+        "no worker had room within #{waited} ms (:max_in_flight, :pool_size, :queue_timeout)",
+      context: %{waited_ms: waited},
+      strategy: :retry
+    }
+  end
+
+  @doc "No worker was up within `waited` ms; the last of them ended with this error."
+  @spec none_up(term, non_neg_integer, t | nil) :: t
+  def none_up(bridge, waited, last_error) do
+    why = if last_error, do: ": " <> last_error.message, else: ""
+
+    %__MODULE__{
+      type: :not_running,
+      message: "#{inspect(bridge)} had no Python running within #{waited} ms#{why}",
+      context: %{waited_ms: waited},
+      strategy: :retry
+    }
+  end
+
+  @doc "What was asked for waits for something else to end."
+  @spec busy(String.t()) :: t
+  def busy(why), do: %__MODULE__{type: :overloaded, message: why, strategy: :retry}
+
+  @doc "The request was cancelled before it was sent."
+  @spec cancelled() :: t
+  def cancelled, do: %__MODULE__{type: :cancelled, message: "cancelled before it was sent"}
+
   @doc "Python did not say hello within `timeout` ms of its start."
   @spec no_hello(timeout, [String.t()]) :: t
   def no_hello(timeout, stderr) do

@@ -8,95 +8,94 @@ defmodule ErlBridge.Inflight do
   until Python has answered, so that no reply can ever be mistaken for another's.
 
       iex> alias ErlBridge.Inflight
-      iex> request = %{reply_to: make_ref(), caller: self(), monitor: make_ref(), name: :nightly, events?: false, callbacks: %{}}
-      iex> {:ok, id, inflight} = Inflight.add(Inflight.new(), request)
-      iex> Inflight.add(inflight, request)
-      {:error, :duplicate}
-      iex> Inflight.id_named(inflight, :nightly) == id
+      iex> request = %{reply_to: make_ref(), caller: self(), monitor: make_ref(), bytes: 100, events?: false, callbacks: %{}, deadline: :infinity}
+      iex> {id, inflight} = Inflight.add(Inflight.new(), request)
+      iex> Inflight.id_of(inflight, :reply_to, request.reply_to) == id
       true
       iex> {^request, [], inflight} = Inflight.finish(inflight, id)
-      iex> Inflight.id_named(inflight, :nightly)
+      iex> Inflight.id_of(inflight, :reply_to, request.reply_to)
       nil
   """
 
-  alias ErlBridge.Protocol
+  alias ErlBridge.{Deadline, Protocol}
 
-  defstruct next_id: Protocol.first_id(), requests: %{}, names: %{}, monitors: %{}, tasks: %{}
+  defstruct next_id: Protocol.first_id(), requests: %{}, tasks: %{}
 
   @typedoc """
   A request: where its reply goes, who waits for it (and the worker's monitor on that process),
-  the name that `ErlBridge.cancel/2` knows it by, whether events are wanted, and the functions
-  Python may call meanwhile.
+  the room it takes of the worker's load in bytes (`nil` for none), whether events are wanted, the
+  functions Python may call meanwhile, and the deadline for them.
   """
   @type request :: %{
           reply_to: reference,
           caller: pid,
           monitor: reference,
-          name: term,
+          bytes: non_neg_integer | nil,
           events?: boolean,
-          callbacks: %{optional(atom | String.t()) => fun}
+          callbacks: %{optional(atom | String.t()) => fun},
+          deadline: Deadline.t()
         }
+
+  @typedoc "A request whose reply nobody waits for."
+  @type unawaited :: %{bytes: non_neg_integer | nil}
 
   @opaque t :: %__MODULE__{
             next_id: Protocol.id(),
-            requests: %{optional(Protocol.id()) => request | :nobody},
-            names: %{optional(term) => Protocol.id()},
-            monitors: %{optional(reference) => Protocol.id()},
+            requests: %{optional(Protocol.id()) => request | unawaited},
             tasks: %{optional(pid) => {Protocol.id(), term}}
           }
 
   @spec new() :: t
   def new, do: %__MODULE__{}
 
-  @doc "Takes in a request under a fresh id, unless its name is taken."
-  @spec add(t, request) :: {:ok, Protocol.id(), t} | {:error, :duplicate}
-  def add(%__MODULE__{names: names}, %{name: name}) when is_map_key(names, name),
-    do: {:error, :duplicate}
+  @doc "Takes in a request under a fresh id."
+  @spec add(t, request | unawaited) :: {Protocol.id(), t}
+  def add(%__MODULE__{next_id: id, requests: requests} = inflight, request)
+      when is_map_key(requests, id),
+      do: add(%{inflight | next_id: Protocol.next_id(id)}, request)
 
-  def add(%__MODULE__{} = inflight, request) do
-    {id, inflight} = put(inflight, request)
-
-    {:ok, id,
-     %{
-       inflight
-       | names: Map.merge(inflight.names, %{request.name => id, request.reply_to => id}),
-         monitors: Map.put(inflight.monitors, request.monitor, id)
-     }}
+  def add(%__MODULE__{next_id: id, requests: requests} = inflight, request) do
+    requests = Map.put(requests, id, request)
+    {id, %{inflight | next_id: Protocol.next_id(id), requests: requests}}
   end
-
-  @doc "A fresh id for a request of the worker's own, whose reply nobody waits for."
-  @spec add_unawaited(t) :: {Protocol.id(), t}
-  def add_unawaited(%__MODULE__{} = inflight), do: put(inflight, :nobody)
 
   @doc "The request that waits under this id; `nil` when there is none or nobody waits any more."
   @spec request(t, Protocol.id()) :: request | nil
   def request(%__MODULE__{requests: requests}, id) do
     case requests do
-      %{^id => %{} = request} -> request
+      %{^id => %{reply_to: _} = request} -> request
       _nobody -> nil
     end
   end
 
-  @doc "The id of the awaited request of this name, or whose reply goes to this reference."
-  @spec id_named(t, term) :: Protocol.id() | nil
-  def id_named(%__MODULE__{names: names}, name), do: names[name]
+  @doc """
+  The id of the awaited request of which `key` is `value`, for the few that end before their reply.
 
-  @doc "The id of the awaited request whose caller this monitor watches."
-  @spec id_watched_by(t, reference) :: Protocol.id() | nil
-  def id_watched_by(%__MODULE__{monitors: monitors}, monitor), do: monitors[monitor]
+  Looks through all that is in flight: what is rare pays, not what is frequent.
+  """
+  @spec id_of(t, :reply_to | :monitor, reference) :: Protocol.id() | nil
+  def id_of(%__MODULE__{requests: requests}, key, value) do
+    Enum.find_value(requests, fn
+      {id, %{^key => ^value}} -> id
+      _another -> nil
+    end)
+  end
 
-  @doc "The final reply has come: gives the request back (`nil` if nobody waits), and the tasks that still run for it."
-  @spec finish(t, Protocol.id()) :: {request | nil, [pid], t}
+  @doc "The final reply has come: gives the request back (`nil` if it is unknown), and the tasks that still run for it."
+  @spec finish(t, Protocol.id()) :: {request | unawaited | nil, [pid], t}
   def finish(%__MODULE__{} = inflight, id) do
-    {request, tasks, inflight} = release(inflight, id)
-    {request, tasks, %{inflight | requests: Map.delete(inflight.requests, id)}}
+    {request, requests} = Map.pop(inflight.requests, id)
+    {tasks, inflight} = drop_tasks(inflight, id)
+    {request, tasks, %{inflight | requests: requests}}
   end
 
   @doc "The caller went away or gave up: the reply still to come is nobody's. Gives what `finish/2` gives."
-  @spec abandon(t, Protocol.id()) :: {request | nil, [pid], t}
+  @spec abandon(t, Protocol.id()) :: {request, [pid], t}
   def abandon(%__MODULE__{} = inflight, id) do
-    {request, tasks, inflight} = release(inflight, id)
-    {request, tasks, %{inflight | requests: Map.replace(inflight.requests, id, :nobody)}}
+    request = Map.fetch!(inflight.requests, id)
+    {tasks, inflight} = drop_tasks(inflight, id)
+    requests = Map.put(inflight.requests, id, Map.take(request, [:bytes]))
+    {request, tasks, %{inflight | requests: requests}}
   end
 
   @doc "Notes that the process `task` computes the answer to a call of Python's."
@@ -116,31 +115,17 @@ defmodule ErlBridge.Inflight do
   @doc "All requests somebody waits for."
   @spec awaited(t) :: [request]
   def awaited(%__MODULE__{requests: requests}),
-    do: for({_id, %{} = request} <- requests, do: request)
+    do: for({_id, %{reply_to: _} = request} <- requests, do: request)
 
-  defp put(%__MODULE__{next_id: id, requests: requests} = inflight, request)
-       when is_map_key(requests, id),
-       do: put(%{inflight | next_id: Protocol.next_id(id)}, request)
+  @doc "Whether nothing is under way."
+  @spec idle?(t) :: boolean
+  def idle?(%__MODULE__{requests: requests}), do: requests == %{}
 
-  defp put(%__MODULE__{next_id: id} = inflight, request) do
-    {id,
-     %{
-       inflight
-       | next_id: Protocol.next_id(id),
-         requests: Map.put(inflight.requests, id, request)
-     }}
-  end
+  defp drop_tasks(%__MODULE__{tasks: tasks} = inflight, _id) when tasks == %{},
+    do: {[], inflight}
 
-  defp release(inflight, id) do
-    request = request(inflight, id)
-    tasks = for {pid, {^id, _call_id}} <- inflight.tasks, do: pid
-
-    {request, tasks,
-     %{
-       inflight
-       | tasks: Map.drop(inflight.tasks, tasks),
-         names: Map.drop(inflight.names, [request[:name], request[:reply_to]]),
-         monitors: Map.delete(inflight.monitors, request[:monitor])
-     }}
+  defp drop_tasks(%__MODULE__{tasks: tasks} = inflight, id) do
+    ended = for {task, {^id, _call_id}} <- tasks, do: task
+    {ended, %{inflight | tasks: Map.drop(tasks, ended)}}
   end
 end

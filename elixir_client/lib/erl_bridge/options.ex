@@ -4,13 +4,13 @@ defmodule ErlBridge.Options do
   documentation.
 
       iex> ErlBridge.Options.validate!([timeot: 5], :call)
-      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :callbacks and :metadata
+      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks and :metadata
 
       iex> ErlBridge.Options.validate!([timeout: "5"], :call)
       ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
   """
 
-  @type schema :: :start | :call | :optimize | :evaluate | :predict
+  @type schema :: :start | :call | :cast | :stream | :optimize | :evaluate | :predict
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -19,6 +19,11 @@ defmodule ErlBridge.Options do
 
   @start [
     name: [type: :name, doc: "the name to register the bridge under"],
+    pool_size: [
+      type: :pos_integer,
+      default: 1,
+      doc: "how many Python processes serve the bridge"
+    ],
     python: [
       type: :string,
       doc:
@@ -40,10 +45,40 @@ defmodule ErlBridge.Options do
       default: 30_000,
       doc: "how long a request may take unless it says otherwise"
     ],
-    start_timeout: [
+    max_in_flight: [
+      type: :pos_integer,
+      default: 256,
+      doc: "how many requests each worker may have in flight; further ones wait in the queue"
+    ],
+    max_bytes_in_flight: [
+      type: :pos_integer,
+      default: 256 * 1024 * 1024,
+      doc: "how many bytes these requests may have; a larger one is sent when it is the only one"
+    ],
+    max_queue: [
+      type: :non_neg_integer,
+      default: 1_000,
+      doc: "how many requests may wait in the queue; past it they get `:pool_exhausted`"
+    ],
+    queue_timeout: [
       type: :timeout,
+      default: 5_000,
+      doc: "how long a request may wait in the queue"
+    ],
+    health_interval: [
+      type: :timeout,
+      default: 5_000,
+      doc: "how often a worker that was silent is asked for its health"
+    ],
+    health_timeout: [
+      type: :pos_integer,
+      default: 10_000,
+      doc: "how many milliseconds a Python that does nothing may take to answer that"
+    ],
+    start_timeout: [
+      type: :pos_integer,
       default: 15_000,
-      doc: "how long Python may take to say hello"
+      doc: "how many milliseconds Python may take to say hello"
     ],
     shutdown_timeout: [
       type: :pos_integer,
@@ -81,6 +116,11 @@ defmodule ErlBridge.Options do
     on_event: [
       type: {:function, 1},
       doc: "called in the calling process with each event, in order, before the reply"
+    ],
+    session: [
+      type: :any,
+      doc:
+        "any term: all requests with it meet the same worker, for as long as the pool keeps its size and that Python lives"
     ],
     callbacks: [
       type: :callbacks,
@@ -144,6 +184,8 @@ defmodule ErlBridge.Options do
   @schemas %{
     start: @start,
     call: @call,
+    cast: Keyword.take(@call, [:timeout, :session, :metadata]),
+    stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
     evaluate: @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call,
     predict: @module ++ @config ++ @language_model ++ @call
@@ -225,6 +267,7 @@ defmodule ErlBridge.Options do
   defp valid?(:strings, value), do: is_list(value) and Enum.all?(value, &is_binary/1)
   defp valid?(:boolean, value), do: is_boolean(value)
   defp valid?(:pos_integer, value), do: is_integer(value) and value > 0
+  defp valid?(:non_neg_integer, value), do: is_integer(value) and value >= 0
   defp valid?(:timeout, value), do: value == :infinity or valid?(:pos_integer, value)
   defp valid?(:map, value), do: is_map(value)
   defp valid?(:config, value), do: is_map(value) or Keyword.keyword?(value)
@@ -255,6 +298,7 @@ defmodule ErlBridge.Options do
   defp expected(:strings), do: "a list of strings"
   defp expected(:boolean), do: "true or false"
   defp expected(:pos_integer), do: "a positive integer"
+  defp expected(:non_neg_integer), do: "a whole number, 0 or more"
   defp expected(:timeout), do: "a positive integer (milliseconds) or :infinity"
   defp expected(:map), do: "a map"
   defp expected(:config), do: "a map or a keyword list"

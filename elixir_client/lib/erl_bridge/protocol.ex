@@ -2,11 +2,12 @@ defmodule ErlBridge.Protocol do
   @moduledoc """
   Frames as binaries, messages as terms, and nothing else: no process, no port.
 
-  A request is encoded in two steps, so that the process that owns the port never handles the
-  terms of a request. The caller encodes all but the id (`body/3`); the worker puts the id in
-  front (`frame/2`), a small integer of its own.
+  A request is encoded in steps, so that the process that owns the port never handles the terms
+  of a request. The caller encodes what it asks (`encode/2`), adds the metadata once it is about to
+  send (`body/2`), because they hold the time that is left; and the worker puts the id in front
+  (`frame/2`), a small integer of its own.
 
-      iex> body = ErlBridge.Protocol.body(:ping, %{n: 1}, %{})
+      iex> body = ErlBridge.Protocol.body(ErlBridge.Protocol.encode(:ping, %{n: 1}), %{})
       iex> frame = IO.iodata_to_binary(ErlBridge.Protocol.frame(300, body))
       iex> %{message_id: 300, request_type: :ping, payload: %{n: 1}} = :erlang.binary_to_term(frame)
       iex> ErlBridge.Protocol.peek(:erlang.term_to_binary({:ok, 300, "pong"}))
@@ -22,6 +23,9 @@ defmodule ErlBridge.Protocol do
 
   @typedoc "Every id on the wire is of this range: the external term format has one way to write it, in five bytes."
   @type id :: 256..0x7FFFFFFF
+
+  @typedoc "An encoded request that lacks its id and its metadata."
+  @type encoded :: iodata
 
   @typedoc "An encoded request that lacks its id."
   @type body :: iodata
@@ -43,12 +47,14 @@ defmodule ErlBridge.Protocol do
   @integer 98
   @small_integer 97
 
-  # The first pair of every request map, but for the number.
-  @message_id binary_part(
-                :erlang.term_to_binary(:message_id),
-                1,
-                byte_size(:erlang.term_to_binary(:message_id)) - 1
-              )
+  without_version = fn term ->
+    encoded = :erlang.term_to_binary(term)
+    binary_part(encoded, 1, byte_size(encoded) - 1)
+  end
+
+  # Keys of every request map.
+  @message_id without_version.(:message_id)
+  @metadata without_version.(:metadata)
 
   # "{tag, ": a tuple of so many elements and its first, in the two ways that an atom is written.
   atom_forms = fn tag ->
@@ -65,25 +71,31 @@ defmodule ErlBridge.Protocol do
   def next_id(@last_id), do: @first_id
   def next_id(id), do: id + 1
 
-  @doc "Encodes a request, all but its id."
-  @spec body(atom, map, map) :: body
-  def body(request_type, payload, metadata) do
+  @doc "Encodes what is asked for."
+  @spec encode(atom, map) :: encoded
+  def encode(request_type, payload) do
     request = %{
       request_type: request_type,
       payload: payload,
-      timestamp: System.os_time(:millisecond),
-      metadata: metadata
+      timestamp: System.os_time(:millisecond)
     }
 
-    [<<@version, @map, 4::32, pairs::binary>> | rest] = :erlang.term_to_iovec(request)
+    [<<@version, @map, 3::32, pairs::binary>> | rest] = :erlang.term_to_iovec(request)
     [pairs | rest]
+  end
+
+  @doc "A request, all but its id: four pairs of a map."
+  @spec body(encoded, map) :: body
+  def body(encoded, metadata) do
+    <<@version, metadata::binary>> = :erlang.term_to_binary(metadata)
+    [@metadata, metadata | encoded]
   end
 
   @doc "The whole frame of a request: a map of five pairs, of which the first is the id."
   @spec frame(id, body) :: iodata
   def frame(id, body), do: [<<@version, @map, 5::32, @message_id, @integer, id::32>> | body]
 
-  @doc "The size in bytes of the frame that a request becomes."
+  @doc "The size in bytes of the frame that a body becomes."
   @spec frame_size(body) :: pos_integer
   def frame_size(body), do: IO.iodata_length(frame(@first_id, body))
 

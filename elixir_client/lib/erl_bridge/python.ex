@@ -7,14 +7,15 @@ defmodule ErlBridge.Python do
 
   alias ErlBridge.{Command, Error, OsProcess, Protocol, Reaper, Stderr}
 
-  @enforce_keys [:port, :os_pid, :watch, :stderr]
-  defstruct [:port, :os_pid, :watch, :stderr, :hello]
+  @enforce_keys [:port, :os_pid, :watch, :stderr, :pipe]
+  defstruct [:port, :os_pid, :watch, :stderr, :pipe, :hello]
 
   @type t :: %__MODULE__{
           port: port,
           os_pid: pos_integer,
           watch: reference,
           stderr: pid,
+          pipe: Path.t(),
           hello: map | nil
         }
 
@@ -24,22 +25,27 @@ defmodule ErlBridge.Python do
   # How long Python may take to die of a signal.
   @signal_ms 1_000
 
-  @doc """
-  Starts Python and waits for its hello.
-
-  The error holds what Python wrote to stderr when it ended or was silent instead.
-  """
+  @doc "Starts Python. Its first frame is its hello, for `greet/2`."
   @spec start(map) :: {:ok, t} | {:error, Error.t()}
   def start(options) do
     case Stderr.make_pipe() do
-      {:ok, pipe} ->
-        python = open(options, pipe)
-        result = await_hello(python, options.start_timeout)
-        File.rm(pipe)
-        result
+      {:ok, pipe} -> {:ok, open(options, pipe)}
+      {:error, why} -> {:error, Error.not_started("no pipe for Python's stderr: #{why}")}
+    end
+  end
 
-      {:error, why} ->
-        {:error, %Error{type: :not_running, message: "no pipe for Python's stderr: #{why}"}}
+  @doc "Reads Python's first frame. A Python that says something else is ended."
+  @spec greet(t, binary) :: {:ok, t} | {:error, Error.t()}
+  def greet(%__MODULE__{} = python, frame) do
+    case Protocol.decode(frame) do
+      {:ok, {:hello, %{protocol: 1, limits: %{max_frame_bytes: _}} = hello}} ->
+        Stderr.remove_pipe(python.pipe)
+        {:ok, %{python | hello: hello}}
+
+      other ->
+        kill(python)
+        why = "expected hello of protocol 1, got: #{inspect(other, limit: 20)}"
+        {:error, Error.unreadable(why)}
     end
   end
 
@@ -84,6 +90,7 @@ defmodule ErlBridge.Python do
   @spec close(t) :: [String.t()]
   def close(%__MODULE__{} = python) do
     Reaper.release(python.watch)
+    Stderr.remove_pipe(python.pipe)
     close_port(python.port)
     Stderr.stop(python.stderr, @last_words_ms)
   end
@@ -100,24 +107,7 @@ defmodule ErlBridge.Python do
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     watch = Reaper.watch(os_pid)
     {:ok, stderr} = Stderr.start_link(pipe, options.log_level, "python #{os_pid}")
-    %__MODULE__{port: port, os_pid: os_pid, watch: watch, stderr: stderr}
-  end
-
-  defp await_hello(%__MODULE__{port: port} = python, timeout) do
-    receive do
-      {^port, {:data, frame}} -> greet(python, Protocol.decode(frame))
-      {^port, {:exit_status, status}} -> {:error, crashed(python, status)}
-    after
-      timeout -> {:error, Error.no_hello(timeout, kill(python))}
-    end
-  end
-
-  defp greet(python, {:ok, {:hello, %{protocol: 1, limits: %{max_frame_bytes: _}} = hello}}),
-    do: {:ok, %{python | hello: hello}}
-
-  defp greet(python, other) do
-    kill(python)
-    {:error, Error.unreadable("expected hello of protocol 1, got: #{inspect(other, limit: 20)}")}
+    %__MODULE__{port: port, os_pid: os_pid, watch: watch, stderr: stderr, pipe: pipe}
   end
 
   defp ended?(%__MODULE__{port: port}) do

@@ -6,22 +6,25 @@ defmodule ErlBridge.Request do
   Everything that comes back goes to an alias of that process, which the end of the request
   revokes. So nothing late ever lands in a mailbox, whether the request was answered, timed out,
   or its bridge died.
+
+  A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Error, Protocol}
+  alias ErlBridge.{Deadline, Error, Protocol, Route, Worker}
 
-  @enforce_keys [:bridge, :worker, :reply_to, :name, :timeout, :deadline, :on_event]
-  defstruct [:bridge, :worker, :reply_to, :name, :timeout, :deadline, :on_event]
+  @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
+  defstruct [:route, :encoded, :bytes, :options, :timeout, :deadline, :worker, :reply_to]
 
   @typedoc "A request under way; only the process that started it can await it."
   @type t :: %__MODULE__{
-          bridge: GenServer.server(),
-          worker: pid,
-          reply_to: reference,
-          name: term,
+          route: Route.t(),
+          encoded: Protocol.encoded(),
+          bytes: pos_integer,
+          options: map,
           timeout: timeout,
-          deadline: integer | :infinity,
-          on_event: (map -> any) | nil
+          deadline: Deadline.t(),
+          worker: pid | nil,
+          reply_to: reference | nil
         }
 
   @type result :: {:ok, term} | {:error, Error.t()}
@@ -30,124 +33,272 @@ defmodule ErlBridge.Request do
   # with the best result so far in it.
   @grace_ms 1_000
 
-  @doc "Sends a request off. The options are those of `ErlBridge.call/4`, validated."
+  @doc """
+  Sends a request off. The options are those of `ErlBridge.call/4`, validated.
+
+  With `reserve: false` it goes to a worker whatever it has in flight.
+  """
   @spec start(GenServer.server(), atom, map, map) :: {:ok, t} | {:error, Error.t()}
   def start(bridge, request_type, payload, options) do
-    with {:ok, worker, facts} <- ErlBridge.Worker.lookup(bridge),
-         timeout = Map.get(options, :timeout, facts.timeout),
-         body = Protocol.body(request_type, payload, metadata(options, timeout)),
-         :ok <- check_size(body, facts.max_frame) do
-      {:ok, send_off(bridge, worker, timeout, options, &{:request, &1, body})}
+    with {:ok, request} <- new(bridge, request_type, payload, options),
+         :ok <- take_name(request) do
+      case send_off(request) do
+        {:ok, request} ->
+          {:ok, request}
+
+        {:error, error} ->
+          forget_name(request)
+          {:error, error}
+      end
     end
   end
 
-  @doc "Asks for the end of the request of that name. The reply is the `:cancel` request's own."
-  @spec start_cancel(GenServer.server(), term, map) :: {:ok, t} | {:error, Error.t()}
-  def start_cancel(bridge, name, options) do
-    with {:ok, worker, facts} <- ErlBridge.Worker.lookup(bridge) do
-      timeout = Map.get(options, :timeout, facts.timeout)
-      {:ok, send_off(bridge, worker, timeout, options, &{:cancel, &1, name})}
+  @doc "Sends a request off whose reply nobody waits for."
+  @spec cast(GenServer.server(), atom, map, map) :: :ok | {:error, Error.t()}
+  def cast(bridge, request_type, payload, options) do
+    with {:ok, request} <- new(bridge, request_type, payload, options),
+         {:ok, {worker, _load}} <- reserve(request) do
+      send(worker, {:cast, request.bytes, body(request)})
+      :ok
     end
   end
+
+  @doc """
+  Asks for the end of a request, or of the one of that name. `true` when there was one.
+
+  The reply that a cancelled request still gets is its own affair.
+  """
+  @spec cancel(GenServer.server(), t | term, map) :: {:ok, boolean} | {:error, Error.t()}
+  def cancel(bridge, request_or_name, options) do
+    with {:ok, route} <- Route.lookup(bridge) do
+      case target(route, request_or_name) do
+        :none ->
+          {:ok, false}
+
+        {:waiting, ref} ->
+          send(ref, {ref, :refused, Error.cancelled()})
+          {:ok, true}
+
+        {worker, reply_to} ->
+          request = %__MODULE__{
+            route: route,
+            encoded: [],
+            bytes: 0,
+            options: options,
+            timeout: options.timeout,
+            deadline: Deadline.after_timeout(options.timeout)
+          }
+
+          request |> send_to(worker, nil, &{:cancel, &1, reply_to}) |> await() |> cancelled()
+      end
+    end
+  end
+
+  defp target(_route, %__MODULE__{worker: worker, reply_to: reply_to}), do: {worker, reply_to}
+
+  defp target(route, name) do
+    case Registry.lookup(ErlBridge.Registry, {route.pool, :request, name}) do
+      [{_caller, target}] -> target
+      [] -> :none
+    end
+  end
+
+  defp cancelled({:ok, %{cancelled: cancelled}}), do: {:ok, cancelled}
+  defp cancelled({:error, error}), do: {:error, error}
 
   @doc "Waits for the reply; events that come before it go to the request's `:on_event`."
   @spec await(t) :: result
-  def await(%__MODULE__{reply_to: reply_to} = request) do
-    receive do
-      {^reply_to, :event, frame} ->
-        hand_over(request, Protocol.decode(frame))
+  def await(%__MODULE__{} = request) do
+    case next(request) do
+      {:event, event, request} ->
+        hand_over(request, event)
         await(request)
 
-      {^reply_to, :final, frame} ->
-        forget(request)
-        result(Protocol.decode(frame))
-
-      {^reply_to, :done, result} ->
-        forget(request)
+      {:done, result} ->
         result
-
-      {:DOWN, ^reply_to, :process, _worker, reason} ->
-        {:error, down(reason, request)}
-    after
-      remaining(request.deadline) ->
-        abandon(request)
-        {:error, Error.timed_out(request.timeout)}
     end
   end
 
-  defp send_off(bridge, worker, timeout, options, message) do
-    reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
-    name = Map.get(options, :id, reply_to)
+  @doc "Waits for what comes next: an event, or the reply, which is the end of the request."
+  @spec next(t) :: {:event, map, t} | {:done, result}
+  def next(%__MODULE__{reply_to: reply_to} = request) do
+    receive do
+      {^reply_to, :event, frame} ->
+        case Protocol.decode(frame) do
+          {:ok, {:event, _id, event}} -> {:event, event, request}
+          {:error, _unreadable} -> next(request)
+        end
 
-    send(
-      worker,
-      message.(%{
-        reply_to: reply_to,
-        caller: self(),
-        name: name,
-        events?: Map.has_key?(options, :on_event),
-        callbacks: Map.get(options, :callbacks, %{})
-      })
-    )
+      {^reply_to, :final, frame} ->
+        forget(request)
+        {:done, result(Protocol.decode(frame))}
 
-    %__MODULE__{
-      bridge: bridge,
-      worker: worker,
-      reply_to: reply_to,
-      name: name,
-      timeout: timeout,
-      deadline: deadline(timeout),
-      on_event: options[:on_event]
-    }
+      {^reply_to, :done, result} ->
+        forget(request)
+        {:done, result}
+
+      {^reply_to, :not_taken} ->
+        send_again(request)
+
+      {:DOWN, ^reply_to, :process, _worker, :noproc} ->
+        send_again(request)
+
+      {:DOWN, ^reply_to, :process, _worker, reason} ->
+        forget(request)
+        {:done, {:error, down(reason, request)}}
+    after
+      Deadline.remaining(Deadline.postpone(request.deadline, @grace_ms)) ->
+        abandon(request)
+        {:done, {:error, Error.timed_out(request.timeout)}}
+    end
+  end
+
+  @doc "Gives a request up: Python is told to stop, and nothing comes of it any more."
+  @spec abandon(t) :: :ok
+  def abandon(%__MODULE__{} = request) do
+    send(request.worker, {:abandon, request.reply_to})
+    forget(request)
+  end
+
+  # Sending
+
+  defp new(bridge, request_type, payload, options) do
+    with {:ok, route} <- Route.lookup(bridge) do
+      timeout = Map.get(options, :timeout, route.timeout)
+      encoded = Protocol.encode(request_type, payload)
+      bytes = Protocol.frame_size(Protocol.body(encoded, metadata(options, :infinity)))
+
+      request = %__MODULE__{
+        route: route,
+        encoded: encoded,
+        bytes: bytes,
+        options: options,
+        timeout: timeout,
+        deadline: Deadline.after_timeout(timeout)
+      }
+
+      # The time that is left is not in it yet.
+      if bytes + 32 > route.max_frame,
+        do: {:error, Error.too_large(bytes, route.max_frame)},
+        else: {:ok, request}
+    end
+  end
+
+  defp send_off(request) do
+    with {:ok, {worker, _load}} <- reserve(request) do
+      bytes = if Map.get(request.options, :reserve, true), do: request.bytes
+      {:ok, send_to(request, worker, bytes, &{:request, &1, body(request)})}
+    end
+  end
+
+  defp send_again(request) do
+    Process.demonitor(request.reply_to, [:flush])
+
+    case send_off(request) do
+      {:ok, request} ->
+        next(request)
+
+      {:error, error} ->
+        forget_name(request)
+        {:done, {:error, error}}
+    end
+  end
+
+  defp reserve(%{options: %{reserve: false}} = request) do
+    case Route.any_worker(request.route) do
+      nil -> Route.reserve(request.route, :any, 0, request.deadline, & &1)
+      worker -> {:ok, worker}
+    end
+  end
+
+  defp reserve(%{route: route, options: options} = request) do
+    wanted = if Map.has_key?(options, :session), do: {:session, options.session}, else: :any
+    Route.reserve(route, wanted, request.bytes, request.deadline, &note(request, {:waiting, &1}))
+  end
+
+  defp body(request) do
+    left = Deadline.remaining(request.deadline)
+    Protocol.body(request.encoded, metadata(request.options, left))
   end
 
   defp metadata(options, :infinity), do: Map.get(options, :metadata, %{})
-  defp metadata(options, timeout), do: Map.put(metadata(options, :infinity), :timeout_ms, timeout)
 
-  defp check_size(body, limit) do
-    bytes = Protocol.frame_size(body)
-    if bytes > limit, do: {:error, Error.too_large(bytes, limit)}, else: :ok
+  # Python knows no deadline that has passed already.
+  defp metadata(options, left),
+    do: Map.put(metadata(options, :infinity), :timeout_ms, max(left, 1))
+
+  defp send_to(request, worker, bytes, message) do
+    reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
+
+    sent =
+      Worker.request(reply_to, self(),
+        bytes: bytes,
+        events?: Map.has_key?(request.options, :on_event),
+        callbacks: Map.get(request.options, :callbacks, %{}),
+        deadline: request.deadline
+      )
+
+    send(worker, message.(sent))
+    note(request, {worker, reply_to})
+    %{request | worker: worker, reply_to: reply_to}
   end
 
-  defp deadline(:infinity), do: :infinity
-  defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout + @grace_ms
+  # Names
 
-  defp remaining(:infinity), do: :infinity
-  defp remaining(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
+  defp take_name(%{options: %{id: name}, route: route}) do
+    case Registry.register(ErlBridge.Registry, {route.pool, :request, name}, :none) do
+      {:ok, _owner} -> :ok
+      {:error, {:already_registered, _caller}} -> {:error, Error.duplicate_id(name)}
+    end
+  end
 
-  defp hand_over(%{on_event: nil}, _event), do: :ok
+  defp take_name(_request), do: :ok
 
-  defp hand_over(request, {:ok, {:event, _id, event}}) do
-    request.on_event.(event)
+  defp note(%{options: %{id: name}, route: route}, target) do
+    Registry.update_value(ErlBridge.Registry, {route.pool, :request, name}, fn _ -> target end)
+  end
+
+  defp note(_request, _target), do: :ok
+
+  defp forget_name(%{options: %{id: name}, route: route}),
+    do: Registry.unregister(ErlBridge.Registry, {route.pool, :request, name})
+
+  defp forget_name(_request), do: :ok
+
+  # Receiving
+
+  defp hand_over(%{options: %{on_event: on_event}} = request, event) do
+    on_event.(event)
   catch
     kind, reason ->
       abandon(request)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp hand_over(_request, {:error, _unreadable}), do: :ok
+  defp hand_over(_request, _event), do: :ok
 
   defp result({:ok, {:ok, _id, result}}), do: {:ok, result}
   defp result({:ok, {:error, _id, error}}), do: {:error, Error.from_wire(error)}
   defp result({:error, error}), do: {:error, error}
 
-  defp down(%Error{} = error, _request), do: error
-  defp down(_reason, request), do: Error.not_running(request.bridge)
+  defp down({:shutdown, %Error{} = error}, _request), do: error
 
-  defp abandon(request) do
-    send(request.worker, {:abandon, request.reply_to})
-    forget(request)
-  end
+  defp down(reason, _request) when reason in [:killed, :noconnection],
+    do: Error.worker_ended(reason)
+
+  defp down(_reason, request), do: Error.not_running(request.route.bridge)
 
   # The alias goes with the monitor; what it has let through already is thrown away.
   defp forget(%{reply_to: reply_to} = request) do
     Process.demonitor(reply_to, [:flush])
-    flush(request)
+    forget_name(request)
+    flush(reply_to)
   end
 
-  defp flush(%{reply_to: reply_to} = request) do
+  defp flush(reply_to) do
     receive do
-      {^reply_to, _kind, _content} -> flush(request)
+      {^reply_to, _kind, _content} -> flush(reply_to)
+      {^reply_to, :not_taken} -> flush(reply_to)
     after
       0 -> :ok
     end

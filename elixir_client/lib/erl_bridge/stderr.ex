@@ -28,6 +28,13 @@ defmodule ErlBridge.Stderr do
     end
   end
 
+  @doc "Removes the pipe's name, which is needed only until both ends have opened it."
+  @spec remove_pipe(Path.t()) :: :ok
+  def remove_pipe(path) do
+    _gone_already = File.rm(path)
+    :ok
+  end
+
   @doc "Starts reading the pipe; lines are logged at `level` under `name`, or not at all for `:none`."
   @spec start_link(Path.t(), Logger.level() | :none, String.t()) :: {:ok, pid}
   def start_link(pipe, level, name), do: GenServer.start_link(__MODULE__, {pipe, level, name})

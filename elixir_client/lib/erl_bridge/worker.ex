@@ -7,21 +7,26 @@ defmodule ErlBridge.Worker do
   `ErlBridge.Protocol`. Terms pass by this process: callers encode their requests and decode their
   replies themselves. It watches its callers, so that work for a dead one is cancelled; it runs
   the functions that Python calls, each in a linked process of its own; and when Python dies it
-  tells everybody who waits and stops, for its supervisor to start anew.
+  tells everybody who waits and ends. Its pool starts another then.
 
-  Messages it takes, beside those of its port (`ErlBridge.Request` sends them):
+  Messages it takes, beside those of its port (`ErlBridge.Request` and `ErlBridge.Pool` send them):
 
     * `{:request, request, body}` - send this
-    * `{:cancel, request, name}` - ask Python to cancel the request of that name
+    * `{:cast, bytes, body}` - send this, nobody waits for the reply
+    * `{:cancel, request, reply_to}` - ask Python to cancel the request whose reply goes there
     * `{:abandon, reply_to}` - nobody waits for that request any more
+    * `:tidy` - forget load that nobody will give back
+    * `:drain` - finish what is in flight, and end
 
-  and those it gives, to the `reply_to` of a request: `{reply_to, :event | :final, frame}`, or
-  `{reply_to, :done, result}` where this side made the answer.
+  and those it gives, to the `reply_to` of a request: `{reply_to, :event | :final, frame}`,
+  `{reply_to, :done, result}` where this side made the answer, or `{reply_to, :not_taken}` where
+  the request was not sent to Python and another worker should have it. To its pool it says
+  `{:up, worker, hello}` once, and `:room` when it has room again and somebody waits.
   """
 
-  use GenServer, restart: :permanent
+  use GenServer, restart: :temporary
 
-  alias ErlBridge.{Callback, Error, Inflight, OsProcess, Protocol, Python, Vocabulary}
+  alias ErlBridge.{Callback, Deadline, Error, Inflight, Load, Protocol, Python, Vocabulary}
 
   require Logger
 
@@ -33,97 +38,99 @@ defmodule ErlBridge.Worker do
 
   # Not all options: they may hold keys of a provider, and a state is logged when its process
   # crashes.
-  defstruct [:python, :shutdown_timeout, inflight: Inflight.new()]
+  defstruct [:python, :post, :shutdown_timeout, :idle_at, inflight: Inflight.new()]
 
-  @typedoc "What callers must know of a bridge: the default timeout, the largest frame, hello, and how long a stop takes at most."
-  @type facts :: %{timeout: timeout, max_frame: pos_integer, hello: map, stop_within: pos_integer}
+  @typedoc "Where a worker belongs: its pool, its load, and the count of the callers that wait for room."
+  @type post :: %{pool: pid, load: Load.t(), waiting: :atomics.atomics_ref()}
 
-  @doc "Starts a worker, given validated options; returns when Python has said hello, or the error that came instead."
-  @spec start_link(map) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
-  def start_link(options) do
-    name = Enum.to_list(Map.take(options, [:name]))
-
-    case GenServer.start_link(__MODULE__, {self(), options}, name) do
-      {:error, {:shutdown, %Error{} = error}} -> {:error, error}
-      other -> other
-    end
-  end
+  ## What others call
 
   @doc """
-  The worker behind a bridge, and what its callers must know of it: default timeout, largest
-  frame, hello.
-
-  Read from the registry, not asked of the worker.
+  Starts a worker under the supervisor of a bridge's workers. It says `{:up, worker, hello}` to its
+  pool when Python is ready; when that cannot be, it ends with `{:shutdown, error}`.
   """
-  @spec lookup(GenServer.server()) ::
-          {:ok, pid, facts} | {:error, Error.t()}
-  def lookup(bridge) do
-    with worker when is_pid(worker) <- GenServer.whereis(bridge),
-         [{^worker, facts}] <- Registry.lookup(ErlBridge.Registry, worker) do
-      {:ok, worker, facts}
-    else
-      _not_there -> {:error, Error.not_running(bridge)}
-    end
+  @spec start_under(pid, {(() -> map), post}, timeout) :: {:ok, pid}
+  def start_under(bridge, arguments, shutdown_timeout) do
+    spec = Map.put(child_spec(arguments), :shutdown, ends_within(shutdown_timeout))
+    {:ok, _worker} = DynamicSupervisor.start_child(supervisor(bridge), spec)
   end
 
-  @doc """
-  Stops a worker; returns when its Python is gone.
+  @doc "The name of the supervisor of a bridge's workers."
+  @spec supervisor(pid) :: {:via, module, term}
+  def supervisor(bridge), do: {:via, Registry, {ErlBridge.Registry, {bridge, :workers}}}
 
-  One that does not stop in time is stuck writing to a Python that does not read: both are killed
-  then.
-  """
-  @spec stop(GenServer.server()) :: :ok
-  def stop(bridge) do
-    case lookup(bridge) do
-      {:ok, worker, facts} -> stop(worker, facts)
-      {:error, _not_running} -> :ok
-    end
+  @doc "How long a worker takes to end at most, when its requests get `shutdown_timeout` ms to finish."
+  @spec ends_within(pos_integer) :: pos_integer
+  def ends_within(shutdown_timeout), do: shutdown_timeout + @ending_ms
+
+  @doc "Has a worker finish what it has in flight, within its `:shutdown_timeout`, and end."
+  @spec drain(pid) :: :ok
+  def drain(worker) do
+    send(worker, :drain)
+    :ok
   end
 
-  defp stop(worker, facts) do
-    GenServer.stop(worker, :normal, facts.stop_within)
-  catch
-    :exit, {:timeout, _call} ->
-      OsProcess.signal(facts.hello.os_pid, "KILL")
-      Process.exit(worker, :kill)
-      :ok
+  @doc "A request for a worker: where the reply goes, who waits for it, and what else is not as usual."
+  @spec request(reference, pid, keyword) :: map
+  def request(reply_to, caller, other \\ []) do
+    Enum.into(other, %{
+      reply_to: reply_to,
+      caller: caller,
+      bytes: nil,
+      events?: false,
+      callbacks: %{},
+      deadline: :infinity
+    })
+  end
 
-    :exit, _gone_already ->
-      :ok
+  @doc false
+  def start_link(arguments), do: GenServer.start_link(__MODULE__, arguments)
+
+  ## The process
+
+  @impl true
+  def init({options_in, post}) do
+    Process.flag(:trap_exit, true)
+    Vocabulary.atoms()
+    {:ok, %__MODULE__{post: post}, {:continue, {:start, options_in}}}
   end
 
   @impl true
-  def init({parent, options}) do
-    Process.flag(:trap_exit, true)
-    Vocabulary.atoms()
+  def handle_continue({:start, options_in}, state) do
+    options = options_in.()
 
     case Python.start(options) do
       {:ok, python} ->
-        {:ok, _owner} = Registry.register(ErlBridge.Registry, self(), facts(python, options))
-        {:ok, %__MODULE__{python: python, shutdown_timeout: options.shutdown_timeout}}
+        Process.send_after(self(), {:no_hello, options.start_timeout}, options.start_timeout)
+        {:noreply, %{state | python: python, shutdown_timeout: options.shutdown_timeout}}
 
       {:error, error} ->
-        # The error is for the caller of start_link to handle; it must not be killed by it.
-        Process.unlink(parent)
-        {:stop, {:shutdown, error}}
+        {:stop, {:shutdown, error}, state}
     end
-  end
-
-  defp facts(%Python{hello: hello}, options) do
-    %{
-      timeout: options.timeout,
-      hello: hello,
-      max_frame: hello.limits.max_frame_bytes,
-      stop_within: options.shutdown_timeout + @ending_ms
-    }
   end
 
   @impl true
   def handle_info({:request, request, body}, state),
     do: {:noreply, send_request(state, request, body)}
 
-  def handle_info({:cancel, request, name}, state) do
-    case Inflight.id_named(state.inflight, name) do
+  def handle_info({port, {:data, frame}}, %{python: %{port: port, hello: nil}} = state) do
+    case Python.greet(state.python, frame) do
+      {:ok, python} ->
+        send(state.post.pool, {:up, self(), python.hello})
+        {:noreply, %{state | python: python}}
+
+      {:error, error} ->
+        {:stop, {:shutdown, error}, %{state | python: nil}}
+    end
+  end
+
+  def handle_info({port, {:data, frame}}, %{python: %{port: port}} = state),
+    do: {:noreply, handle_frame(state, Protocol.peek(frame), frame)}
+
+  def handle_info({:cast, bytes, body}, state), do: {:noreply, send_own(state, body, bytes)}
+
+  def handle_info({:cancel, request, reply_to}, state) do
+    case Inflight.id_of(state.inflight, :reply_to, reply_to) do
       nil ->
         answer(request, {:ok, %{cancelled: false}})
         {:noreply, state}
@@ -134,13 +141,10 @@ defmodule ErlBridge.Worker do
   end
 
   def handle_info({:abandon, reply_to}, state),
-    do: {:noreply, abandon(state, Inflight.id_named(state.inflight, reply_to))}
+    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :reply_to, reply_to))}
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state),
-    do: {:noreply, abandon(state, Inflight.id_watched_by(state.inflight, monitor))}
-
-  def handle_info({port, {:data, frame}}, %{python: %{port: port}} = state),
-    do: {:noreply, handle_frame(state, Protocol.peek(frame), frame)}
+    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :monitor, monitor))}
 
   def handle_info({port, {:exit_status, status}}, %{python: %{port: port}} = state),
     do: python_died(state, status)
@@ -150,6 +154,15 @@ defmodule ErlBridge.Worker do
     do: python_died(state, nil)
 
   def handle_info({:answer, task, body}, state), do: {:noreply, answer_call(state, task, body)}
+
+  def handle_info(:tidy, state), do: {:noreply, tidy(state)}
+
+  def handle_info(:drain, state), do: {:stop, :shutdown, state}
+
+  def handle_info({:no_hello, timeout}, %{python: %{hello: nil}} = state) do
+    error = Error.no_hello(timeout, Python.kill(state.python))
+    {:stop, {:shutdown, error}, %{state | python: nil}}
+  end
 
   def handle_info({:EXIT, stderr, reason}, %{python: %{stderr: stderr}} = state),
     do: {:stop, reason, state}
@@ -162,22 +175,14 @@ defmodule ErlBridge.Worker do
   # Requests
 
   defp send_request(state, request, body) do
-    monitor = Process.monitor(request.caller)
-
-    case Inflight.add(state.inflight, Map.put(request, :monitor, monitor)) do
-      {:ok, id, inflight} ->
-        Python.write(state.python, Protocol.frame(id, body))
-        %{state | inflight: inflight}
-
-      {:error, :duplicate} ->
-        Process.demonitor(monitor, [:flush])
-        answer(request, {:error, Error.duplicate_id(request.name)})
-        state
-    end
+    request = Map.put(request, :monitor, Process.monitor(request.caller))
+    {id, inflight} = Inflight.add(state.inflight, request)
+    Python.write(state.python, Protocol.frame(id, body))
+    %{state | inflight: inflight}
   end
 
-  defp send_own(state, body) do
-    {id, inflight} = Inflight.add_unawaited(state.inflight)
+  defp send_own(state, body, bytes \\ nil) do
+    {id, inflight} = Inflight.add(state.inflight, %{bytes: bytes})
     Python.write(state.python, Protocol.frame(id, body))
     %{state | inflight: inflight}
   end
@@ -190,11 +195,21 @@ defmodule ErlBridge.Worker do
     send_own(%{state | inflight: inflight}, cancellation(id))
   end
 
-  defp cancellation(id), do: Protocol.body(:cancel, %{message_id: id}, %{})
+  defp cancellation(id), do: own_body(:cancel, %{message_id: id})
+  defp own_body(type, payload), do: Protocol.body(Protocol.encode(type, payload), %{})
 
   defp release(request, tasks) do
-    request && Process.demonitor(request.monitor, [:flush])
+    with %{monitor: monitor} <- request, do: Process.demonitor(monitor, [:flush])
     Enum.each(tasks, &Process.exit(&1, :kill))
+  end
+
+  # Load that is counted while nothing was in flight, twice in a row and with no answer in between,
+  # was taken by callers that were killed before they could send.
+  defp tidy(%{post: %{load: load}} = state) do
+    idle? = Inflight.idle?(state.inflight) and Load.requests(load) > 0
+    answers = Load.answers(load)
+    if idle? and state.idle_at == answers, do: Load.clear(load)
+    %{state | idle_at: if(idle?, do: answers)}
   end
 
   # Frames
@@ -203,6 +218,7 @@ defmodule ErlBridge.Worker do
     {request, tasks, inflight} = Inflight.finish(state.inflight, id)
     release(request, tasks)
     forward(request, :final, frame)
+    make_room(state.post, request)
     %{state | inflight: inflight}
   end
 
@@ -233,20 +249,32 @@ defmodule ErlBridge.Worker do
     state
   end
 
-  defp forward(nil, _kind, _frame), do: :ok
   defp forward(%{reply_to: reply_to}, kind, frame), do: send(reply_to, {reply_to, kind, frame})
+  defp forward(_nobody, _kind, _frame), do: :ok
 
   defp answer(%{reply_to: reply_to}, result), do: send(reply_to, {reply_to, :done, result})
 
+  defp refuse(%{reply_to: reply_to}), do: send(reply_to, {reply_to, :not_taken})
+
+  defp make_room(%{load: load} = post, request) do
+    Load.note_answer(load)
+
+    with %{bytes: bytes} when is_integer(bytes) <- request do
+      Load.give_back(load, bytes)
+      if :atomics.get(post.waiting, 1) > 0, do: send(post.pool, :room)
+    end
+  end
+
   # Functions that Python calls
 
-  defp run(%{callbacks: callbacks, caller: caller}, frame, state) do
+  defp run(request, frame, state) do
     worker = self()
     max_frame = state.python.hello.limits.max_frame_bytes
 
     spawn_link(fn ->
-      Process.put(:"$callers", [caller])
-      send(worker, {:answer, self(), Callback.answer(callbacks, frame, max_frame)})
+      Process.put(:"$callers", [request.caller])
+      Deadline.inherit(request.deadline)
+      send(worker, {:answer, self(), Callback.answer(request.callbacks, frame, max_frame)})
     end)
   end
 
@@ -271,39 +299,63 @@ defmodule ErlBridge.Worker do
 
   defp python_died(state, status) do
     error = Python.crashed(state.python, status)
+    answer_awaited(state, error)
+    refuse_unsent()
+    {:stop, {:shutdown, error}, %{state | python: nil}}
+  end
 
-    Enum.each(Inflight.awaited(state.inflight), &answer(&1, {:error, error}))
-    {:stop, error, %{state | python: nil}}
+  defp answer_awaited(state, error),
+    do: Enum.each(Inflight.awaited(state.inflight), &answer(&1, {:error, error}))
+
+  defp refuse_unsent do
+    receive do
+      {:request, request, _body} ->
+        refuse(request)
+        refuse_unsent()
+    after
+      0 -> :ok
+    end
   end
 
   @impl true
   def terminate(_reason, %{python: nil}), do: :ok
 
+  def terminate(_reason, %{python: %{hello: nil} = python}), do: Python.kill(python)
+
   def terminate(_reason, state) do
     deadline = System.monotonic_time(:millisecond) + state.shutdown_timeout + @goodbye_ms
 
     state
-    |> send_own(Protocol.body(:shutdown, %{drain_ms: state.shutdown_timeout}, %{}))
-    |> drain(deadline)
+    |> send_own(own_body(:shutdown, %{drain_ms: state.shutdown_timeout}))
+    |> drain_until(deadline)
   end
 
-  # Replies that still come are still delivered, and functions still run. Requests that come now
-  # are not taken: their callers see this process end.
-  defp drain(%{python: %{port: port} = python} = state, deadline) do
+  # Replies that still come are still delivered, and functions still run.
+  defp drain_until(%{python: %{port: port} = python} = state, deadline) do
     receive do
-      {^port, {:data, frame}} ->
-        state |> handle_frame(Protocol.peek(frame), frame) |> drain(deadline)
+      {:request, request, _body} ->
+        refuse(request)
+        drain_until(state, deadline)
 
-      {:answer, task, body} ->
-        state |> answer_call(task, body) |> drain(deadline)
-
-      {^port, {:exit_status, _status}} ->
-        Python.close(python)
+      {^port, {:exit_status, status}} ->
+        ended(state, Error.crashed(python.os_pid, status, Python.close(python)))
 
       {:EXIT, ^port, _reason} ->
-        Python.kill(python)
+        ended(state, Error.crashed(python.os_pid, nil, Python.kill(python)))
+
+      message ->
+        message |> handle_info(state) |> elem_state() |> drain_until(deadline)
     after
       max(deadline - System.monotonic_time(:millisecond), 0) -> Python.kill(python)
     end
   end
+
+  # A Python that ends as it should has answered everything.
+  defp ended(state, error) do
+    answer_awaited(state, error)
+    refuse_unsent()
+  end
+
+  defp elem_state({:noreply, state}), do: state
+  defp elem_state({:stop, _reason, state}), do: state
 end

@@ -7,7 +7,7 @@ defmodule ErlBridge.InflightTest do
   test "each request gets an id of its own" do
     {ids, _inflight} =
       Enum.map_reduce(1..100, Inflight.new(), fn _n, inflight ->
-        {:ok, id, inflight} = Inflight.add(inflight, request())
+        {id, inflight} = Inflight.add(inflight, request())
         {id, inflight}
       end)
 
@@ -15,25 +15,24 @@ defmodule ErlBridge.InflightTest do
   end
 
   test "ids start again after the last, past those still taken" do
-    {:ok, first, inflight} = Inflight.add(Inflight.new(), request())
-    {:ok, last, inflight} = Inflight.add(%{inflight | next_id: 0x7FFFFFFF}, request())
-    {:ok, next, _inflight} = Inflight.add(inflight, request())
+    {first, inflight} = Inflight.add(Inflight.new(), request())
+    {last, inflight} = Inflight.add(%{inflight | next_id: 0x7FFFFFFF}, request())
+    {next, _inflight} = Inflight.add(inflight, request())
 
     assert {first, last, next} == {Protocol.first_id(), 0x7FFFFFFF, Protocol.first_id() + 1}
   end
 
-  test "a request is found by its name, by where its reply goes, and by its caller's monitor" do
-    request = request(name: :mine)
-    {:ok, id, inflight} = Inflight.add(Inflight.new(), request)
+  test "a request is found by where its reply goes, and by its caller's monitor" do
+    request = request()
+    {id, inflight} = Inflight.add(Inflight.new(), request)
 
-    assert Inflight.id_named(inflight, :mine) == id
-    assert Inflight.id_named(inflight, request.reply_to) == id
-    assert Inflight.id_watched_by(inflight, request.monitor) == id
+    assert Inflight.id_of(inflight, :reply_to, request.reply_to) == id
+    assert Inflight.id_of(inflight, :monitor, request.monitor) == id
     assert Inflight.awaited(inflight) == [request]
   end
 
   test "a finished request leaves nothing behind" do
-    {:ok, id, inflight} = Inflight.add(Inflight.new(), request())
+    {id, inflight} = Inflight.add(Inflight.new(), request())
     inflight = Inflight.add_task(inflight, self(), id, 1)
     {_request, [_task], inflight} = Inflight.finish(inflight, id)
 
@@ -41,32 +40,31 @@ defmodule ErlBridge.InflightTest do
   end
 
   test "an abandoned request keeps its id, and nothing else, until Python has answered" do
-    request = request(name: :mine)
-    {:ok, id, inflight} = Inflight.add(Inflight.new(), request)
+    request = request()
+    {id, inflight} = Inflight.add(Inflight.new(), request)
 
     assert {^request, [], inflight} = Inflight.abandon(inflight, id)
     assert Inflight.request(inflight, id) == nil
     assert Inflight.awaited(inflight) == []
-    assert Inflight.id_named(inflight, :mine) == nil
+    assert Inflight.id_of(inflight, :reply_to, request.reply_to) == nil
 
-    assert {:ok, other, inflight} = Inflight.add(%{inflight | next_id: id}, request(name: :mine))
+    assert {other, inflight} = Inflight.add(%{inflight | next_id: id}, request())
     assert other != id
 
-    assert {nil, [], inflight} = Inflight.finish(inflight, id)
-    assert {:ok, ^id, _inflight} = Inflight.add(%{inflight | next_id: id}, request())
+    assert {%{bytes: 10}, [], inflight} = Inflight.finish(inflight, id)
+    assert {^id, _inflight} = Inflight.add(%{inflight | next_id: id}, request())
   end
 
   test "a reply to nothing known changes nothing" do
-    {:ok, _id, inflight} = Inflight.add(Inflight.new(), request())
+    {_id, inflight} = Inflight.add(Inflight.new(), request())
 
     assert Inflight.finish(inflight, 9999) == {nil, [], inflight}
-    assert Inflight.abandon(inflight, 9999) == {nil, [], inflight}
   end
 
   test "tasks belong to their request and end with it" do
     [one, two, other] = for _n <- 1..3, do: spawn(fn -> :ok end)
-    {:ok, id, inflight} = Inflight.add(Inflight.new(), request())
-    {:ok, other_id, inflight} = Inflight.add(inflight, request())
+    {id, inflight} = Inflight.add(Inflight.new(), request())
+    {other_id, inflight} = Inflight.add(inflight, request())
 
     inflight =
       inflight
@@ -82,24 +80,23 @@ defmodule ErlBridge.InflightTest do
   end
 
   test "the worker's own requests are awaited by nobody" do
-    {id, inflight} = Inflight.add_unawaited(Inflight.new())
+    {id, inflight} = Inflight.add(Inflight.new(), %{bytes: nil})
 
     assert Inflight.request(inflight, id) == nil
     assert Inflight.awaited(inflight) == []
-    assert {nil, [], inflight} = Inflight.finish(inflight, id)
+    assert {%{bytes: nil}, [], inflight} = Inflight.finish(inflight, id)
     assert inflight == %{Inflight.new() | next_id: id + 1}
   end
 
-  defp request(changes \\ []) do
-    reply_to = make_ref()
-
-    Enum.into(changes, %{
-      reply_to: reply_to,
-      name: reply_to,
+  defp request do
+    %{
+      reply_to: make_ref(),
       caller: self(),
       monitor: make_ref(),
+      bytes: 10,
       events?: false,
-      callbacks: %{}
-    })
+      callbacks: %{},
+      deadline: :infinity
+    }
   end
 end

@@ -18,7 +18,7 @@ defmodule ErlBridge.OptionsTest do
       message = message(fn -> Options.validate!([pyhton: "python3"], :start) end)
 
       assert message =~
-               "unknown option :pyhton, did you mean :python? The options are :name, :python,"
+               "unknown option :pyhton, did you mean :python? The options are :name, :pool_size, :python,"
 
       for name <- Options.names(:start), do: assert(message =~ inspect(name))
     end

@@ -7,8 +7,7 @@ defmodule ErlBridge.ProtocolTest do
 
   describe "a request" do
     test "is a map of five keys with the id put in later" do
-      request =
-        decode(Protocol.frame(77_777, Protocol.body(:embed, %{texts: ["a"]}, %{timeout_ms: 5})))
+      request = decode(Protocol.frame(77_777, body(:embed, %{texts: ["a"]}, %{timeout_ms: 5})))
 
       assert %{
                message_id: 77_777,
@@ -24,7 +23,7 @@ defmodule ErlBridge.ProtocolTest do
 
     test "carries the first and the last id" do
       for id <- [Protocol.first_id(), 0x7FFFFFFF] do
-        assert decode(Protocol.frame(id, Protocol.body(:ping, %{}, %{}))).message_id == id
+        assert decode(Protocol.frame(id, body(:ping, %{}))).message_id == id
       end
 
       assert Protocol.next_id(0x7FFFFFFF) == Protocol.first_id()
@@ -33,11 +32,11 @@ defmodule ErlBridge.ProtocolTest do
     test "refers to a large binary rather than copying it" do
       large = :binary.copy("x", 100_000)
 
-      assert Enum.any?(Protocol.body(:ping, %{large: large}, %{}), &(&1 == large))
+      assert Enum.any?(body(:ping, %{large: large}), &(&1 == large))
     end
 
     test "knows the size of its frame" do
-      body = Protocol.body(:ping, %{list: Enum.to_list(1..1000)}, %{})
+      body = body(:ping, %{list: Enum.to_list(1..1000)})
       assert Protocol.frame_size(body) == IO.iodata_length(Protocol.frame(999, body))
     end
   end
@@ -100,6 +99,9 @@ defmodule ErlBridge.ProtocolTest do
     assert {:error, error} = Protocol.decode(:erlang.term_to_binary({:surprise, 1}))
     assert Exception.message(error) =~ "expected a message of the protocol, got: {:surprise, 1}"
   end
+
+  defp body(type, payload, metadata \\ %{}),
+    do: Protocol.body(Protocol.encode(type, payload), metadata)
 
   defp decode(iodata), do: :erlang.binary_to_term(IO.iodata_to_binary(iodata))
 end

@@ -136,12 +136,8 @@ defmodule ErlBridge.BridgeTest do
       refute OsProcess.alive?(os_pid)
     end
 
-    test "kill -9 of Python: all in flight get :process_crashed, and the supervisor starts it anew" do
-      {:ok, supervisor} =
-        Supervisor.start_link([{ErlBridge, Live.options(name: :killed)}], strategy: :one_for_one)
-
-      [{_id, worker, _type, _modules}] = Supervisor.which_children(supervisor)
-      monitor = Process.monitor(worker)
+    test "kill -9 of Python: all in flight get :process_crashed, and the bridge starts it anew" do
+      bridge = Live.start!(name: :killed)
       os_pid = Live.os_pid(:killed)
       waiting = for _n <- 1..5, do: wait(:killed)
 
@@ -156,27 +152,20 @@ defmodule ErlBridge.BridgeTest do
             assert %{exit_status: 137, os_pid: ^os_pid} = error.context
           end
 
-          assert_receive {:DOWN, ^monitor, :process, ^worker, %Error{type: :process_crashed}}
+          # Who asks while it starts waits for it.
+          assert ErlBridge.ping!(:killed, %{n: 1}) == %{n: 1}
         end)
 
       assert log =~ "was killed by signal 9"
-
-      # The supervisor answers when it has started the bridge again.
-      assert [{_id, again, _type, _modules}] = Supervisor.which_children(supervisor)
-      assert again != worker
-      assert ErlBridge.ping!(:killed, %{n: 1}) == %{n: 1}
+      assert Process.whereis(:killed) == bridge
       refute Live.os_pid(:killed) == os_pid
-      Supervisor.stop(supervisor)
     end
 
     @tag :capture_log
     test "the error has Python's exit status and its last words" do
       bridge = Live.start!()
 
-      monitor = Process.monitor(bridge)
-
       assert {:error, %Error{type: :process_crashed} = error} = ErlBridge.call(bridge, :die)
-      assert_receive {:DOWN, ^monitor, :process, ^bridge, ^error}
       assert error.context.exit_status == 3
       assert List.last(error.context.stderr) == "this is the end"
     end
@@ -188,7 +177,7 @@ defmodule ErlBridge.BridgeTest do
       {:ok, request} = ErlBridge.async(bridge, :ping, %{much: :binary.copy("x", 10_000_000)})
 
       assert :ok = ErlBridge.stop(bridge)
-      assert {:error, %Error{type: :not_running}} = ErlBridge.await(request)
+      assert {:error, %Error{type: :process_crashed}} = ErlBridge.await(request)
       assert_ended(os_pid)
     end
 
@@ -197,7 +186,7 @@ defmodule ErlBridge.BridgeTest do
     end
 
     @tag :capture_log
-    test "a worker that is killed takes a suspended Python along" do
+    test "a bridge that is killed takes a suspended Python along" do
       bridge = Live.start!()
       os_pid = Live.os_pid(bridge)
       OsProcess.signal(os_pid, "STOP")
@@ -207,7 +196,7 @@ defmodule ErlBridge.BridgeTest do
     end
 
     @tag :capture_log
-    test "a worker that is killed takes its Python along" do
+    test "a bridge that is killed takes its Python along" do
       bridge = Live.start!()
       os_pid = Live.os_pid(bridge)
 

@@ -82,3 +82,25 @@ def threads(payload, context):
 def die(payload, context):
     print("this is the end", file=sys.stderr, flush=True)
     os._exit(3)
+
+
+@app.handler("compute", run="inline")
+def compute(payload, context):
+    """Keep the reader and the processor busy for so long."""
+    end = time.process_time() + payload["seconds"]
+    while time.process_time() < end:
+        pass
+    return os.getpid()
+
+
+filled = queue.Queue()
+
+
+@app.handler("fill", run="inline")
+def fill(payload, context):
+    filled.put(payload["value"])
+
+
+@app.handler("filled")
+def take_filled(payload, context):
+    return filled.get(timeout=10)

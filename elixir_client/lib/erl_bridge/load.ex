@@ -1,0 +1,70 @@
+defmodule ErlBridge.Load do
+  @moduledoc """
+  How much one worker has in flight: requests and their bytes, counted where all callers can see.
+
+  A caller takes room before it sends; the worker gives it back when the reply has come. So what
+  lies in a worker's mailbox, in its port and in Python is bounded, also while Python does not
+  read.
+
+      iex> alias ErlBridge.Load
+      iex> load = Load.new()
+      iex> limits = %{requests: 2, bytes: 100}
+      iex> for bytes <- [60, 60, 30, 1], do: Load.take(load, bytes, limits)
+      [true, false, true, false]
+      iex> Load.requests(load)
+      2
+
+  A worker with nothing else to do takes a request of any size.
+  """
+
+  @requests 1
+  @bytes 2
+  @answered 3
+
+  @type t :: :atomics.atomics_ref()
+  @type limits :: %{requests: pos_integer, bytes: pos_integer}
+
+  @spec new() :: t
+  def new, do: :atomics.new(3, signed: true)
+
+  @doc "Takes room for a request of so many bytes; false, and nothing taken, where there is none."
+  @spec take(t, non_neg_integer, limits) :: boolean
+  def take(load, bytes, limits) do
+    requests = :atomics.add_get(load, @requests, 1)
+    total = :atomics.add_get(load, @bytes, bytes)
+    room? = requests <= limits.requests and (total <= limits.bytes or requests == 1)
+    if not room?, do: give_back(load, bytes)
+    room?
+  end
+
+  @doc "Gives back what `take/3` took."
+  @spec give_back(t, non_neg_integer) :: :ok
+  def give_back(load, bytes) do
+    :atomics.sub(load, @requests, 1)
+    :atomics.sub(load, @bytes, bytes)
+  end
+
+  @doc "Notes that Python has answered something."
+  @spec note_answer(t) :: :ok
+  def note_answer(load), do: :atomics.add(load, @answered, 1)
+
+  @doc "How often Python has answered."
+  @spec answers(t) :: non_neg_integer
+  def answers(load), do: :atomics.get(load, @answered)
+
+  @doc "Requests in flight."
+  @spec requests(t) :: non_neg_integer
+  def requests(load), do: max(:atomics.get(load, @requests), 0)
+
+  @doc """
+  Forgets what is counted.
+
+  For a worker that has nothing in flight: a caller that was killed between taking room and
+  sending has left its room taken.
+  """
+  @spec clear(t) :: :ok
+  def clear(load) do
+    :atomics.put(load, @requests, 0)
+    :atomics.put(load, @bytes, 0)
+  end
+end

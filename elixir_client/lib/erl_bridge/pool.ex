@@ -1,0 +1,560 @@
+defmodule ErlBridge.Pool do
+  @moduledoc """
+  The process that keeps a bridge's workers: starts them, replaces those that end, asks them for
+  their health, and lets callers wait for room.
+
+  It publishes what callers must know as an `ErlBridge.Route`. Requests do not pass through it.
+
+  A Python that dies is started anew after a delay that doubles with each failure. One that does
+  not answer a health check, and used no processor time meanwhile, is killed; one that is busy is
+  left alone.
+  """
+
+  use GenServer
+
+  alias ErlBridge.{Deadline, Error, Load, OsProcess, Protocol, Route, Worker}
+  alias ErlBridge.Pool.{Queue, Slot}
+
+  require Logger
+
+  # Of the options only what is no secret is kept in the state.
+  @settings [:max_queue, :health_interval, :health_timeout, :start_timeout, :shutdown_timeout]
+
+  # What Python accepts unless told.
+  @max_frame 64 * 1024 * 1024
+
+  # Health checks without an answer after which a Python is dead where its processor time is unknown.
+  @unanswered 3
+
+  defstruct [
+    :bridge,
+    :options,
+    :settings,
+    :route,
+    slots: %{},
+    workers: %{},
+    queue: Queue.new(),
+    granted: %{},
+    callers: %{},
+    starters: [],
+    rolling: nil,
+    last_error: nil
+  ]
+
+  ## What others call
+
+  @doc """
+  Starts the pool of the bridge whose supervisor is `bridge`; `workers` names the supervisor of its
+  workers.
+
+  The options come in a function, because they may hold keys of a provider: the arguments and the
+  state of a process are logged when it crashes.
+  """
+  @spec start_link({pid, (() -> map)}) :: GenServer.on_start()
+  def start_link({_bridge, _options} = arguments), do: GenServer.start_link(__MODULE__, arguments)
+
+  @doc "Returns when the first worker is up, or with the error when none could be started."
+  @spec await_start(pid) :: :ok | {:error, Error.t()}
+  def await_start(pool), do: GenServer.call(pool, :await_start, :infinity)
+
+  @doc "What each worker is doing, by its number."
+  @spec status(Route.t()) :: {:ok, [map]} | {:error, Error.t()}
+  def status(route), do: ask_pool(route, :status)
+
+  @doc "What the first of the workers that are up said when it started."
+  @spec hello(Route.t()) :: {:ok, map} | {:error, Error.t()}
+  def hello(route), do: ask_pool(route, :hello)
+
+  @doc "Changes the number of workers. Those that are too many finish what they have."
+  @spec resize(Route.t(), pos_integer) :: :ok | {:error, Error.t()}
+  def resize(route, size), do: ask_pool(route, {:resize, size})
+
+  @doc "Replaces the workers one by one, each by one that is up before it goes."
+  @spec rolling_restart(Route.t()) :: :ok | {:error, Error.t()}
+  def rolling_restart(route), do: ask_pool(route, :rolling_restart)
+
+  # What it answers with comes from itself; only that it ended meanwhile does not.
+  defp ask_pool(route, question) do
+    GenServer.call(route.pool, question, :infinity)
+  catch
+    :exit, _it_ended -> {:error, Error.not_running(route.bridge)}
+  end
+
+  @doc "Waits in the queue; see `ErlBridge.Route.reserve/5`."
+  @spec wait(
+          Route.t(),
+          Route.wanted(),
+          non_neg_integer,
+          Deadline.t(),
+          (reference -> any)
+        ) :: {:ok, Route.worker()} | {:error, Error.t()}
+  def wait(%Route{} = route, wanted, bytes, deadline, on_wait) do
+    ref = :erlang.monitor(:process, route.pool, alias: :demonitor)
+    on_wait.(ref)
+    send(route.pool, {:wait, ref, %{caller: self(), wanted: wanted, bytes: bytes}})
+    within = min(route.queue_timeout, Deadline.remaining(deadline))
+    result = await_room(ref, route, within)
+    Process.demonitor(ref, [:flush])
+    result
+  end
+
+  defp await_room(ref, route, within) do
+    receive do
+      {^ref, :granted, worker} ->
+        send(route.pool, {:taken, ref})
+        {:ok, worker}
+
+      {^ref, :refused, error} ->
+        send(route.pool, {:leave, ref})
+        {:error, error}
+
+      {:DOWN, ^ref, :process, _pool, _reason} ->
+        {:error, Error.not_running(route.bridge)}
+    after
+      within ->
+        # The pool refuses now, unless it has granted meanwhile.
+        send(route.pool, {:give_up, ref, within})
+        await_room(ref, route, :infinity)
+    end
+  end
+
+  ## The process
+
+  @impl true
+  def init({bridge, options_in}) do
+    options = options_in.()
+
+    route = %Route{
+      bridge: Map.get(options, :name, bridge),
+      pool: self(),
+      workers: {},
+      waiting: :atomics.new(1, signed: false),
+      limits: %{requests: options.max_in_flight, bytes: options.max_bytes_in_flight},
+      queue_timeout: options.queue_timeout,
+      timeout: options.timeout,
+      max_frame: Map.get(options, :max_frame, @max_frame)
+    }
+
+    {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route)
+
+    state = %__MODULE__{
+      bridge: bridge,
+      options: options_in,
+      settings: Map.take(options, @settings),
+      route: route
+    }
+
+    {:ok, set_size(state, options.pool_size)}
+  end
+
+  @impl true
+  def handle_call(:await_start, from, state),
+    do: {:noreply, tell_starters(%{state | starters: [from | state.starters]})}
+
+  def handle_call(:status, _from, state) do
+    status = for {index, slot} <- Enum.sort(state.slots), do: status(index, slot)
+    {:reply, {:ok, status}, state}
+  end
+
+  def handle_call(:hello, _from, state) do
+    case Enum.find(Enum.sort(state.slots), fn {_index, slot} -> slot.phase == :up end) do
+      {_index, slot} -> {:reply, {:ok, slot.hello}, state}
+      nil -> {:reply, {:error, Error.none_up(state.route.bridge, 0, state.last_error)}, state}
+    end
+  end
+
+  def handle_call({:resize, size}, _from, state), do: {:reply, :ok, set_size(state, size)}
+
+  def handle_call(:rolling_restart, _from, %{rolling: %{}} = state),
+    do: {:reply, {:error, Error.busy("a rolling restart is under way")}, state}
+
+  def handle_call(:rolling_restart, from, state) do
+    rolling = %{from: from, slots: Enum.sort(Map.keys(state.slots))}
+    {:noreply, roll(%{state | rolling: rolling})}
+  end
+
+  @impl true
+  def handle_info({:wait, ref, entry}, state), do: {:noreply, enqueue(state, ref, entry)}
+  def handle_info({:taken, ref}, state), do: {:noreply, settle(state, ref)}
+  def handle_info({:leave, ref}, state), do: {:noreply, leave(state, ref)}
+  def handle_info({:give_up, ref, within}, state), do: {:noreply, give_up(state, ref, within)}
+  def handle_info(:room, state), do: {:noreply, serve(state)}
+
+  def handle_info({:up, worker, hello}, state) do
+    case Map.fetch(state.workers, worker) do
+      {:ok, {role, index}} -> {:noreply, worker_up(state, role, index, hello)}
+      :error -> {:noreply, state}
+    end
+  end
+
+  def handle_info({:start, index}, state) do
+    case state.slots do
+      %{^index => %Slot{phase: :down}} -> {:noreply, start(state, index)}
+      _started_or_gone -> {:noreply, state}
+    end
+  end
+
+  def handle_info({:check, index, worker}, state) do
+    case state.slots do
+      %{^index => %Slot{worker: ^worker, phase: :up} = slot} ->
+        {:noreply, check(state, index, slot)}
+
+      _another_by_now ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:overdue, index, ref}, state) do
+    case state.slots do
+      %{^index => %Slot{check: %{ref: ^ref}} = slot} -> {:noreply, overdue(state, index, slot)}
+      _answered -> {:noreply, state}
+    end
+  end
+
+  def handle_info({ref, :final, _frame}, state) when is_reference(ref),
+    do: {:noreply, checked(state, ref)}
+
+  def handle_info({:DOWN, monitor, :process, pid, reason}, state) do
+    case Map.pop(state.workers, pid) do
+      {nil, _workers} ->
+        {:noreply, leave(state, state.callers[monitor])}
+
+      {{role, index}, workers} ->
+        {:noreply, worker_down(%{state | workers: workers}, role, index, reason)}
+    end
+  end
+
+  def handle_info(_answer_of_one_that_is_gone, state), do: {:noreply, state}
+
+  ## Workers
+
+  defp set_size(state, size) do
+    {kept, ended} = Enum.split_with(state.slots, fn {index, _slot} -> index < size end)
+    Enum.each(ended, fn {_index, slot} -> retire(slot) end)
+    new = Enum.reject(0..(size - 1), &Map.has_key?(state.slots, &1))
+    slots = Map.new(kept ++ Enum.map(new, &{&1, %Slot{}}))
+
+    new
+    |> Enum.reduce(%{state | slots: slots}, &start(&2, &1))
+    |> publish()
+    |> serve()
+  end
+
+  defp retire(%Slot{worker: worker, replacement: replacement}) do
+    worker && Worker.drain(worker)
+    with {worker, _load} <- replacement, do: Worker.drain(worker)
+  end
+
+  defp start(state, index) do
+    {worker, load} = start_worker(state)
+
+    state
+    |> put_in([Access.key!(:workers), worker], {:current, index})
+    |> update_slot(index, &Slot.started(&1, worker, load))
+  end
+
+  defp start_worker(%{route: route} = state) do
+    load = Load.new()
+    post = %{pool: self(), load: load, waiting: route.waiting}
+
+    {:ok, worker} =
+      Worker.start_under(state.bridge, {state.options, post}, state.settings.shutdown_timeout)
+
+    Process.monitor(worker)
+    {worker, load}
+  end
+
+  defp worker_up(state, :current, index, hello) do
+    state
+    |> update_slot(index, &Slot.up(&1, hello, now()))
+    |> welcome(index)
+  end
+
+  defp worker_up(state, :replacement, index, hello) do
+    %Slot{worker: old, replacement: {worker, load}} = slot = state.slots[index]
+    old && Worker.drain(old)
+
+    workers =
+      state.workers
+      |> Map.put(worker, {:current, index})
+      |> Map.replace(old, {:leaving, index})
+
+    slot = %{Slot.started(slot, worker, load) | replacement: nil}
+    state = put_slot(%{state | workers: workers}, index, Slot.up(slot, hello, now()))
+    state = welcome(state, index)
+    # The next one goes when the old one has gone.
+    if Map.has_key?(workers, old), do: state, else: roll_on(state)
+  end
+
+  defp worker_up(state, :leaving, _index, _hello), do: state
+
+  defp welcome(state, index) do
+    schedule_check(state, index)
+
+    %{state | last_error: nil}
+    |> publish()
+    |> tell_starters()
+    |> serve()
+  end
+
+  defp worker_down(state, :leaving, _index, _reason), do: roll_on(state)
+
+  defp worker_down(state, :replacement, index, reason) do
+    state = update_slot(state, index, &%{&1 | replacement: nil})
+    end_roll(state, {:error, error(reason)})
+  end
+
+  defp worker_down(state, :current, index, reason) do
+    case state.slots do
+      %{^index => slot} -> restart(%{state | last_error: error(reason)}, index, slot)
+      _retired -> state
+    end
+  end
+
+  defp restart(state, index, slot) do
+    {failed, delay} = Slot.failed(slot, now())
+    Process.send_after(self(), {:start, index}, delay)
+    report(state, slot, delay)
+
+    %{state | slots: Map.put(state.slots, index, failed)}
+    |> publish()
+    |> tell_starters()
+  end
+
+  # Who started the bridge gets the error of a first start that failed; nobody else need hear of it.
+  defp report(%{starters: [_ | _]}, _slot, _delay), do: :ok
+
+  defp report(state, _slot, delay) do
+    Logger.error(
+      "#{inspect(state.route.bridge)}: #{state.last_error.message}; starting it anew in #{delay} ms"
+    )
+  end
+
+  defp tell_starters(%{starters: []} = state), do: state
+
+  defp tell_starters(state) do
+    phases = for {_index, slot} <- state.slots, do: slot.phase
+
+    cond do
+      :up in phases -> answer_starters(state, :ok)
+      :starting in phases or state.last_error == nil -> state
+      true -> answer_starters(state, {:error, state.last_error})
+    end
+  end
+
+  defp answer_starters(state, answer) do
+    Enum.each(state.starters, &GenServer.reply(&1, answer))
+    %{state | starters: []}
+  end
+
+  ## Rolling restart
+
+  defp roll_on(%{rolling: nil} = state), do: state
+  defp roll_on(state), do: roll(state)
+
+  defp roll(%{rolling: %{slots: []}} = state), do: end_roll(state, :ok)
+
+  defp roll(%{rolling: %{slots: [index | rest]} = rolling} = state) do
+    state = %{state | rolling: %{rolling | slots: rest}}
+
+    if Map.has_key?(state.slots, index) do
+      {worker, load} = start_worker(state)
+      workers = Map.put(state.workers, worker, {:replacement, index})
+      update_slot(%{state | workers: workers}, index, &%{&1 | replacement: {worker, load}})
+    else
+      roll(state)
+    end
+  end
+
+  defp end_roll(%{rolling: nil} = state, _answer), do: state
+
+  defp end_roll(state, answer) do
+    GenServer.reply(state.rolling.from, answer)
+    %{state | rolling: nil}
+  end
+
+  ## Health
+
+  defp schedule_check(%{settings: %{health_interval: :infinity}}, _index), do: :never
+
+  defp schedule_check(state, index) do
+    message = {:check, index, state.slots[index].worker}
+    Process.send_after(self(), message, state.settings.health_interval)
+  end
+
+  # One that has answered since the last time is well; only one that was silent is asked.
+  defp check(state, index, slot) do
+    send(slot.worker, :tidy)
+
+    case Load.answers(slot.load) do
+      answers when answers == slot.answers ->
+        ask(state, index, slot)
+
+      answers ->
+        schedule_check(state, index)
+        put_slot(state, index, %{slot | answers: answers})
+    end
+  end
+
+  defp ask(state, index, slot) do
+    ref = :erlang.alias([:reply])
+    body = Protocol.body(Protocol.encode(:health_check, %{}), %{})
+    send(slot.worker, {:request, Worker.request(ref, self()), body})
+    cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
+    put_slot(state, index, %{slot | check: expect(state, index, ref, cpu_time, 1)})
+  end
+
+  defp expect(state, index, ref, cpu_time, asked) do
+    Process.send_after(self(), {:overdue, index, ref}, state.settings.health_timeout)
+    %{ref: ref, cpu_time: cpu_time, asked: asked}
+  end
+
+  defp checked(state, ref) do
+    case Enum.find(state.slots, fn {_index, slot} -> match?(%{ref: ^ref}, slot.check) end) do
+      nil ->
+        state
+
+      {index, slot} ->
+        schedule_check(state, index)
+        put_slot(state, index, %{slot | check: nil, answers: Load.answers(slot.load)})
+    end
+  end
+
+  defp overdue(state, index, %Slot{check: check} = slot) do
+    cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
+
+    if dead?(check, cpu_time) do
+      Logger.error(
+        "Python (OS process #{slot.hello.os_pid}) answers no health check and does nothing: it is killed"
+      )
+
+      OsProcess.signal(slot.hello.os_pid, "KILL")
+      state
+    else
+      put_slot(state, index, %{
+        slot
+        | check: expect(state, index, check.ref, cpu_time, check.asked + 1)
+      })
+    end
+  end
+
+  defp dead?(%{asked: asked}, nil), do: asked >= @unanswered
+  defp dead?(%{cpu_time: before}, cpu_time), do: cpu_time == before
+
+  ## The queue
+
+  defp enqueue(state, ref, entry) do
+    :atomics.add(state.route.waiting, 1, 1)
+
+    if Queue.length(state.queue) < state.settings.max_queue do
+      monitor = Process.monitor(entry.caller)
+      queue = Queue.push(state.queue, ref, Map.put(entry, :monitor, monitor))
+      serve(%{state | queue: queue, callers: Map.put(state.callers, monitor, ref)})
+    else
+      :atomics.sub(state.route.waiting, 1, 1)
+      send(ref, {ref, :refused, Error.queue_full(state.settings.max_queue)})
+      state
+    end
+  end
+
+  defp serve(state) do
+    {served, queue} = Queue.serve(state.queue, &offer(state.route, &1))
+    :atomics.sub(state.route.waiting, 1, length(served))
+
+    for {ref, _entry, worker} <- served, do: send(ref, {ref, :granted, worker})
+    granted = Map.new(served, fn {ref, entry, worker} -> {ref, {entry, worker}} end)
+    %{state | queue: queue, granted: Map.merge(state.granted, granted)}
+  end
+
+  defp offer(route, entry) do
+    case Route.take(route, entry.wanted, entry.bytes) do
+      {:ok, worker} -> {:ok, worker}
+      :full when entry.wanted == :any -> :stop
+      :full -> :skip
+    end
+  end
+
+  # The caller has heard of the room it was granted.
+  defp settle(state, ref) do
+    case Map.pop(state.granted, ref) do
+      {nil, _granted} -> state
+      {{entry, _worker}, granted} -> forget(%{state | granted: granted}, entry)
+    end
+  end
+
+  # The caller waits no more, and never hears of room that it was granted meanwhile.
+  defp leave(state, ref) do
+    case Map.pop(state.granted, ref) do
+      {nil, _granted} ->
+        elem(leave_queue(state, ref), 1)
+
+      {{entry, {_worker, load}}, granted} ->
+        Load.give_back(load, entry.bytes)
+        %{state | granted: granted} |> forget(entry) |> serve()
+    end
+  end
+
+  defp give_up(state, ref, within) do
+    case leave_queue(state, ref) do
+      {true, state} ->
+        send(ref, {ref, :refused, refusal(state, within)})
+        state
+
+      {false, state} ->
+        state
+    end
+  end
+
+  defp leave_queue(state, ref) do
+    case Queue.pop(state.queue, ref) do
+      {nil, _queue} ->
+        {false, state}
+
+      {entry, queue} ->
+        :atomics.sub(state.route.waiting, 1, 1)
+        {true, forget(%{state | queue: queue}, entry)}
+    end
+  end
+
+  defp forget(state, entry) do
+    Process.demonitor(entry.monitor, [:flush])
+    %{state | callers: Map.delete(state.callers, entry.monitor)}
+  end
+
+  defp refusal(state, within) do
+    if Enum.any?(state.slots, fn {_index, slot} -> slot.phase == :up end),
+      do: Error.pool_exhausted(within),
+      else: Error.none_up(state.route.bridge, within, state.last_error)
+  end
+
+  ## Shared
+
+  defp publish(state) do
+    route = %{
+      state.route
+      | workers:
+          state.slots |> Enum.sort() |> Enum.map(&Slot.route(elem(&1, 1))) |> List.to_tuple()
+    }
+
+    {_new, _old} = Registry.update_value(ErlBridge.Registry, state.bridge, fn _old -> route end)
+    %{state | route: route}
+  end
+
+  defp status(index, slot) do
+    %{
+      worker: index,
+      phase: slot.phase,
+      os_pid: slot.hello && slot.hello.os_pid,
+      in_flight: if(slot.load, do: Load.requests(slot.load), else: 0),
+      failures: slot.failures
+    }
+  end
+
+  defp error({:shutdown, %Error{} = error}), do: error
+  defp error(reason), do: Error.worker_ended(reason)
+
+  defp put_slot(state, index, slot), do: %{state | slots: Map.put(state.slots, index, slot)}
+  defp update_slot(state, index, fun), do: put_slot(state, index, fun.(state.slots[index]))
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,112 @@
+defmodule ErlBridge.Route do
+  @moduledoc """
+  What a caller must know of a bridge to send it a request, and the way to a worker with room.
+
+  A bridge's pool publishes its route in a registry that every caller reads itself, so that a
+  request goes straight to its worker. The pool is asked only where no worker has room; then the
+  caller waits in its queue.
+  """
+
+  alias ErlBridge.{Deadline, Error, Load, Pool}
+
+  @enforce_keys [
+    :bridge,
+    :pool,
+    :workers,
+    :waiting,
+    :limits,
+    :queue_timeout,
+    :timeout,
+    :max_frame
+  ]
+  defstruct [:bridge, :pool, :workers, :waiting, :limits, :queue_timeout, :timeout, :max_frame]
+
+  @typedoc """
+  A route: the bridge's name or pid, its pool, its workers by number (`nil` for one that is not
+  up), how many callers wait, the limits of each worker, and the bridge's settings for requests.
+  """
+  @type t :: %__MODULE__{
+          bridge: GenServer.server(),
+          pool: pid,
+          workers: tuple,
+          waiting: :atomics.atomics_ref(),
+          limits: Load.limits(),
+          queue_timeout: timeout,
+          timeout: timeout,
+          max_frame: pos_integer
+        }
+
+  @type worker :: {pid, Load.t()}
+
+  @typedoc "Any worker, or the one that all requests of a session meet."
+  @type wanted :: :any | {:session, term}
+
+  @doc "The route of a running bridge."
+  @spec lookup(GenServer.server()) :: {:ok, t} | {:error, Error.t()}
+  def lookup(bridge) do
+    with supervisor when is_pid(supervisor) <- GenServer.whereis(bridge),
+         [{_pool, route}] <- Registry.lookup(ErlBridge.Registry, supervisor) do
+      {:ok, route}
+    else
+      _not_there -> {:error, Error.not_running(bridge)}
+    end
+  end
+
+  @doc """
+  Takes room for a request on a worker: on the least loaded one, or the session's. Waits for it in
+  the pool's queue where there is none.
+
+  The wait has an end, at the deadline or the route's `:queue_timeout`. `on_wait` is called with
+  the reference to which a message `{reference, :refused, error}` ends it too.
+  """
+  @spec reserve(t, wanted, non_neg_integer, Deadline.t(), (reference -> any)) ::
+          {:ok, worker} | {:error, Error.t()}
+  def reserve(%__MODULE__{} = route, wanted, bytes, deadline, on_wait) do
+    with true <- :atomics.get(route.waiting, 1) == 0,
+         {:ok, worker} <- take(route, wanted, bytes) do
+      {:ok, worker}
+    else
+      _no_room -> Pool.wait(route, wanted, bytes, deadline, on_wait)
+    end
+  end
+
+  @doc "Takes room on a worker that has it now; `:full` where none has."
+  @spec take(t, wanted, non_neg_integer) :: {:ok, worker} | :full
+  def take(%__MODULE__{} = route, wanted, bytes) do
+    with {_pid, load} = worker <- choose(route.workers, wanted),
+         true <- Load.take(load, bytes, route.limits) do
+      {:ok, worker}
+    else
+      _none_or_full -> :full
+    end
+  end
+
+  @doc "Any worker that is up, however loaded, for what must get through; `nil` where none is."
+  @spec any_worker(t) :: worker | nil
+  def any_worker(%__MODULE__{workers: workers}), do: choose(workers, :any)
+
+  # The first of the least loaded: one caller after another meets the same worker, which is warm.
+  defp choose({worker}, _wanted), do: worker
+
+  defp choose(workers, {:session, session}),
+    do: elem(workers, :erlang.phash2(session, tuple_size(workers)))
+
+  defp choose(workers, :any), do: least(workers, tuple_size(workers) - 1, nil, :none)
+
+  defp least(_workers, -1, best, _requests), do: best
+
+  defp least(workers, index, best, requests) do
+    case elem(workers, index) do
+      {_pid, load} = worker ->
+        # A number is less than any atom.
+        own = Load.requests(load)
+
+        if own <= requests,
+          do: least(workers, index - 1, worker, own),
+          else: least(workers, index - 1, best, requests)
+
+      nil ->
+        least(workers, index - 1, best, requests)
+    end
+  end
+end
