@@ -10,10 +10,6 @@ from .errors import SerializationError
 from .terms import Atom
 from .values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HEADER = 4
 MAX_FRAME = 64 * 1024 * 1024
 _LARGEST = 0xFFFF_FFFF
@@ -42,46 +38,53 @@ class FrameReader:
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self.max_frame = max_frame
-        self._buffer = bytearray()
+        self._head = b""  # less than a header
+        self._parts: list[bytes] = []  # of a frame that lacks bytes: joined once, when it has them
+        self._lacking = 0
         self._skip = 0
 
-    def feed(self, data: bytes) -> Iterator[bytes | Oversized]:
-        """The frames that ``data`` completes, in order. Exhaust the iterator before feeding again."""
-        if self._skip:
-            data = self._skipped(data)
-        self._buffer += data
-        start = 0
-        buffer = self._buffer
-        try:
-            while len(buffer) - start >= HEADER:
-                length = int.from_bytes(buffer[start : start + HEADER], "big")
-                if length > self.max_frame:
-                    start += HEADER + self._begin_skip(length, len(buffer) - start - HEADER)
-                    yield Oversized(length, self.max_frame)
-                    continue
-                end = start + HEADER + length
-                if len(buffer) < end:
-                    break
-                frame = bytes(memoryview(buffer)[start + HEADER : end])
-                start = end
-                yield frame
-        finally:
-            del buffer[:start]
+    def feed(self, data: bytes) -> list[bytes | Oversized]:
+        """The frames that ``data`` completes, in order."""
+        frames: list[bytes | Oversized] = []
+        if self._head or self._lacking or self._skip:
+            data = self._continue(data, frames)
+        start, size = 0, len(data)
+        while size - start >= HEADER:
+            body = start + HEADER
+            length = int.from_bytes(data[start:body], "big")
+            start = body + length
+            if length > self.max_frame:
+                frames.append(Oversized(length, self.max_frame))
+                self._skip = max(0, start - size)
+            elif start > size:
+                self._parts, self._lacking = [data[body:]], start - size
+            else:
+                frames.append(data[body:start])
+        self._head = data[start:]
+        return frames
 
     @property
     def unfinished(self) -> int:
         """Bytes of a frame that has begun and not ended: not zero at the end of a stream means it was cut."""
-        return len(self._buffer) or self._skip
+        if self._lacking:
+            return HEADER + sum(map(len, self._parts))
+        return len(self._head) or self._skip
 
-    def _begin_skip(self, length: int, available: int) -> int:
-        now = min(length, available)
-        self._skip = length - now
-        return now
-
-    def _skipped(self, data: bytes) -> bytes:
-        now = min(self._skip, len(data))
-        self._skip -= now
-        return data[now:]
+    def _continue(self, data: bytes, frames: list[bytes | Oversized]) -> bytes:
+        """Give ``data`` to the frame that has begun; what is left of it."""
+        if self._head:
+            return self._head + data
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            return data[skipped:]
+        part = data[: self._lacking]
+        self._parts.append(part)
+        self._lacking -= len(part)
+        if not self._lacking:
+            frames.append(b"".join(self._parts))
+            self._parts = []
+        return data[len(part) :]
 
 
 def pack(payload: bytes) -> bytes:

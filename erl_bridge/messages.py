@@ -42,14 +42,16 @@ class Request(Value):
         timeout_ms: int | None = None,
         atoms: Set[Atom] = frozenset(),
     ) -> None:
-        self._set(
-            message_id=message_id,
-            request_type=request_type,
-            payload=payload,
-            metadata=metadata or {},
-            timeout_ms=timeout_ms,
-            atoms=atoms,
-        )
+        # One by one, which takes half as long as _set: there is one for each request.
+        _set(self, "message_id", message_id)
+        _set(self, "request_type", request_type)
+        _set(self, "payload", payload)
+        _set(self, "metadata", metadata or {})
+        _set(self, "timeout_ms", timeout_ms)
+        _set(self, "atoms", atoms)
+
+
+_set = object.__setattr__
 
 
 class Reply(Value):
@@ -60,7 +62,8 @@ class Reply(Value):
     result: Any
 
     def __init__(self, message_id: Any, result: Any) -> None:
-        self._set(message_id=message_id, result=result)
+        _set(self, "message_id", message_id)
+        _set(self, "result", result)
 
 
 class Failure(Value):

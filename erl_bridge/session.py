@@ -16,7 +16,7 @@ from .wire import port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Set
+    from collections.abc import Set
     from typing import Any, Protocol
 
     from .terms import Atom
@@ -33,7 +33,7 @@ class Session:
     """A conversation with one client.
 
     >>> session = Session()
-    >>> list(session.receive_data(pack(b"no term")))[0].error.error_type
+    >>> session.receive_data(pack(b"no term"))[0].error.error_type
     'serialization_error'
     """
 
@@ -44,10 +44,9 @@ class Session:
         self._frames = FrameReader(max_frame)
         self._limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
 
-    def receive_data(self, data: bytes) -> Iterator[Request | Failure]:
+    def receive_data(self, data: bytes) -> list[Request | Failure]:
         """The requests that ``data`` completes, and the failures to answer what is none."""
-        for frame in self._frames.feed(data):
-            yield self._receive_frame(frame)
+        return [self._receive_frame(frame) for frame in self._frames.feed(data)]
 
     def receive_end(self) -> Failure | None:
         """The input has ended: the failure to answer a frame with that was cut, if one was."""

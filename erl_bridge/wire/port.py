@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Message = Hello | Reply | Failure | Event | Call
 
 _KEYS = ["message_id", "request_type", "payload", "timestamp", "metadata"]
+_KNOWN = frozenset(_KEYS)
+_NAMES = {Atom(key): key for key in _KEYS}
 MAX_TIMEOUT_MS = 0xFFFF_FFFF  # 49 days; the most that Erlang itself waits
 _OK, _ERROR, _EVENT, _CALL, _HELLO = (Atom(name) for name in ("ok", "error", "event", "call", "hello"))
 
@@ -32,7 +34,7 @@ def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
     """
     if not isinstance(term, dict):
         return Failure(None, invalid("request", "a map", term), atoms)
-    fields = {str(key) if isinstance(key, Atom) else key: value for key, value in term.items()}
+    fields = {_NAMES.get(key, key): value for key, value in term.items()}
     try:
         return _request(fields, atoms)
     except InvalidRequest as error:
@@ -40,9 +42,9 @@ def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
 
 
 def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
-    for key in fields:
-        if key not in _KEYS:
-            raise unknown_key("request", key, _KEYS)
+    if not fields.keys() <= _KNOWN:
+        key = next(key for key in fields if key not in _KNOWN)
+        raise unknown_key("request", str(key) if isinstance(key, Atom) else key, _KEYS)
     for key in ("message_id", "request_type"):
         if key not in fields:
             raise InvalidRequest(f"request: the required key {key} is missing")
