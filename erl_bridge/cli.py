@@ -12,6 +12,7 @@ import sys
 from .arguments import Option, UsageError, parse, usage
 from .framing import MAX_FRAME
 from .transports.port import PortTransport, claim_fds, claim_stdio
+from .transports.spinner import SPIN_US
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
 def _two_fds(text: str) -> tuple[int, int]:
     fd_in, fd_out = (int(part) for part in text.split(","))
     return fd_in, fd_out
@@ -79,6 +87,7 @@ def serve_port(
     max_threads: int,
     max_jobs: int,
     job_memory: int,
+    spin_us: int,
 ) -> int:
     """Serve the client of a Port until its input ends or it says ``:shutdown``; returns the exit status."""
     try:
@@ -105,7 +114,7 @@ def serve_port(
     capacity = Capacity(max_in_flight, max_threads, max_jobs)
     has_jobs = any(handler.run == "job" for handler in users)
     jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
-    transport = PortTransport(*descriptors)
+    transport = PortTransport(*descriptors, spin_us=spin_us)
     dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=transport.interrupt)
     hello = system.hello(handlers, capacity, max_frame)
     ready: Callable[[], object] = (lambda: None) if no_preload or no_dspy else jobs.start
@@ -126,6 +135,7 @@ _PORT_OPTIONS = [
     Option("--max-threads", "handlers that run in threads at once", "N", _positive, 32),
     Option("--max-jobs", "job processes at once", "N", _positive, 8),
     Option("--job-memory", "memory that a job may take beyond the template's, 0 for no limit", "BYTES", _positive, 0),
+    Option("--spin-us", "look for requests so long before sleeping, 0 for not at all", "N", _not_negative, SPIN_US),
 ]
 
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {

@@ -336,6 +336,11 @@ class Dispatcher:
             self._in_flight -= 1
             self._changed.notify_all()
 
+    @property
+    def busy(self) -> bool:
+        """True while requests are in flight, which run in threads or are waited for by them."""
+        return self._in_flight > 0
+
     # -- health and the end --------------------------------------------------------------------------------------
 
     def load(self) -> tuple[int, int, int]:

@@ -214,6 +214,7 @@ def test_the_protocol_may_use_descriptors_3_and_4() -> None:
         (["--fds", "3"], 2, "--fds: expected IN,OUT, got '3'"),
         (["--fds"], 2, "--fds: expected IN,OUT after it"),
         (["--max-jobs", "0"], 2, "--max-jobs: expected N, got '0'"),
+        (["--spin-us", "-1"], 2, "--spin-us: expected N, got '-1'"),
         (["--max-jbos", "1"], 2, "there is no option --max-jbos; did you mean --max-jobs?"),
     ],
 )

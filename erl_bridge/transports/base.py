@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from ..messages import Failure, Hello
 
+WRITE_SIZE = 64 * 1024  # bytes of answers that are not held back for more
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
     from typing import Any, Protocol
 
     from ..dispatch import Client, Dispatcher
-    from ..messages import Request
     from ..session import Session
     from ..terms import Atom
     from ..wire.port import Message
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     class Transport(Protocol):
         """A stream of bytes each way."""
 
-        def read(self) -> bytes:
-            """Wait for bytes and return them; empty at the end of the input, or after :meth:`interrupt`."""
+        def read(self, alone: bool = False) -> bytes:
+            """Wait for bytes and return them; empty at the end of the input, or after :meth:`interrupt`.
+
+            ``alone`` says that nothing else in the process is at work, so that waiting may cost processor time.
+            """
             ...
 
         def write(self, data: bytes) -> None:
@@ -53,16 +57,25 @@ def serve(
     client = dispatcher.connect(send)
     send(Hello(hello), frozenset())
     ready()
-    while data := transport.read():
-        answers = [_answer(received, client, session) for received in session.receive_data(data)]
-        if any(answers):
-            transport.write(b"".join(answers))
+    while data := transport.read(not dispatcher.busy):
+        _serve_read(data, transport, session, client)
     if (failure := session.receive_end()) is not None:
         send(failure, frozenset())
     dispatcher.disconnect(client)
 
 
-def _answer(received: Request | Failure, client: Client, session: Session) -> bytes:
-    """The frame that answers what was received, or nothing when the answer comes later."""
-    answer = received if isinstance(received, Failure) else client.handle(received)
-    return b"" if answer is None else session.send(answer, received.atoms)
+def _serve_read(data: bytes, transport: Transport, session: Session, client: Client) -> None:
+    """Answer what one read brought; of long answers no more than one and some short ones are held at once."""
+    frames, held = [], 0
+    for received in session.receive_data(data):
+        answer = received if isinstance(received, Failure) else client.handle(received)
+        if answer is None:
+            continue  # it comes later
+        frame = session.send(answer, received.atoms)
+        frames.append(frame)
+        held += len(frame)
+        if held >= WRITE_SIZE:
+            transport.write(b"".join(frames))
+            frames, held = [], 0
+    if frames:
+        transport.write(b"".join(frames) if len(frames) > 1 else frames[0])

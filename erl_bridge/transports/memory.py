@@ -18,7 +18,7 @@ class MemoryTransport:
         self._incoming = incoming
         self._outgoing = outgoing
 
-    def read(self) -> bytes:
+    def read(self, alone: bool = False) -> bytes:
         """Wait for what the other end writes; empty when it was closed."""
         return self._incoming.get()
 

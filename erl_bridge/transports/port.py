@@ -11,27 +11,33 @@ import select
 import sys
 import threading
 
+from .spinner import SPIN_US, Spinner
+
 READ_SIZE = 64 * 1024
 
 
 class PortTransport:
-    """Bytes over a pair of descriptors that nobody else in the process has."""
+    """Bytes over a pair of descriptors that nobody else in the process has.
 
-    def __init__(self, fd_in: int, fd_out: int) -> None:
+    ``spin_us`` is for how many microseconds :meth:`read` may look for bytes before it sleeps; 0 for not at all.
+    """
+
+    def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
         self._in = fd_in
         self._out = fd_out
         self._write_lock = threading.Lock()
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
-        self._poll = select.poll()
+        poll = select.poll()
         for fd in (fd_in, self._wakeup):
-            self._poll.register(fd, select.POLLIN)
+            poll.register(fd, select.POLLIN)
+        self._spinner = Spinner(poll.poll, spin_us / 1e6)
 
-    def read(self) -> bytes:
+    def read(self, alone: bool = False) -> bytes:
         """See :meth:`erl_bridge.transports.base.Transport.read`."""
-        ready = self._poll.poll()
-        if any(fd == self._wakeup for fd, _ in ready):
-            return b""
+        for fd, _ in self._spinner.wait(alone):
+            if fd == self._wakeup:
+                return b""
         try:
             return os.read(self._in, READ_SIZE)
         except OSError:
@@ -39,9 +45,12 @@ class PortTransport:
 
     def write(self, data: bytes) -> None:
         """See :meth:`erl_bridge.transports.base.Transport.write`."""
-        rest = memoryview(data)
         with self._write_lock:
             try:
+                written = os.write(self._out, data)
+                if written == len(data):
+                    return
+                rest = memoryview(data)[written:]
                 while rest:
                     rest = rest[os.write(self._out, rest) :]
             except OSError:
