@@ -20,6 +20,7 @@ class PortTransport:
     """Bytes over a pair of descriptors that nobody else in the process has.
 
     ``spin_us`` is for how many microseconds :meth:`read` may look for bytes before it sleeps; 0 for not at all.
+    With one processor it does not: the client needs it to send anything.
     """
 
     def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
@@ -31,7 +32,7 @@ class PortTransport:
         poll = select.poll()
         for fd in (fd_in, self._wakeup):
             poll.register(fd, select.POLLIN)
-        self._spinner = Spinner(poll.poll, spin_us / 1e6)
+        self._spinner = Spinner(poll.poll, spin_us / 1e6 if _processors() > 1 else 0.0)
 
     def read(self, alone: bool = False) -> bytes:
         """See :meth:`erl_bridge.transports.base.Transport.read`."""
@@ -62,6 +63,13 @@ class PortTransport:
             os.write(self._waker, b"x")
         except BlockingIOError:
             return  # it has been interrupted often enough
+
+
+def _processors() -> int:
+    """How many processors the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def claim_stdio() -> tuple[int, int]:

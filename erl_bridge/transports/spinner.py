@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SPIN_US = 60
 SOON = 4  # a wait was short when it took at most so many times the limit: being woken is part of it
 PREEMPTED = 20e-6  # seconds; a poll that takes longer was kept from the processor
-FIRST_PAUSE, LONGEST_PAUSE = 4, 1024  # waits
+FIRST_PAUSE, LONGEST_PAUSE = 32, 1024  # waits
 
 
 class Spinner:

@@ -1,0 +1,84 @@
+"""How soon does a Port answer, and how many calls a second does it take, beside others?
+
+    .venv/bin/python bench/port.py [--write docs/benchmarks-port.md]
+
+Needs Elixir, the compiled client library and gcc; of the peers it takes those that are installed (``pip install erlpack
+erlang_py``). A map of some 300 bytes goes to Python and comes back. The systems are measured in turn, in rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILES = Path(__file__).parent / "port"
+EBIN = ROOT / "elixir_client/_build/dev/lib/erl_bridge/ebin"
+PEERS = {"raw": "Python, raw frames", "erlpack": "erlpack", "erlang_py": "erlang_py", "json": "JSON (not in the BEAM)"}
+MODULES = {"erlpack": "erlpack", "erlang_py": "erlang"}
+
+
+def systems(echo: str) -> list[str]:
+    """What is measured, as the client's arguments: the name, the kind of client, the program and its arguments."""
+    bridge = f"request|{sys.executable}|-m|erl_bridge|port|--no-dspy"
+    found = [f"C echo|echo|{echo}", f"erl_bridge|{bridge}", f"erl_bridge, no spin|{bridge}|--spin-us|0"]
+    found += ["ErlBridge.call|call", "ErlBridge.call, no spin|call|--spin-us|0"]
+    for peer, name in PEERS.items():
+        if importlib.util.find_spec(MODULES.get(peer, "sys")):
+            kind = "json" if peer == "json" else "echo"
+            found.append(f"{name}|{kind}|{sys.executable}|{FILES / 'peers.py'}|{peer}")
+    return found
+
+
+def measure(prefix: list[str], specs: list[str], rounds: int) -> dict[str, list[float]]:
+    """The median and the 99th percentile in microseconds and the calls a second of each system."""
+    command = [*prefix, "elixir", "-pa", str(EBIN), str(FILES / "client.exs"), str(rounds), "200", *specs]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FILES}", "ERL_BRIDGE_PYTHON": sys.executable}
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    lines = [line.split("\t") for line in output.splitlines() if line.count("\t") == 3]
+    return {name: [float(number) for number in numbers] for name, *numbers in lines}
+
+
+def report(rounds: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        echo = str(Path(directory) / "echo")
+        subprocess.run(["gcc", "-O2", "-o", echo, str(FILES / "echo.c")], check=True)
+        specs = systems(echo)
+        free, pinned = measure([], specs, rounds), measure(["taskset", "-c", "0"], specs, rounds)
+    floor = pinned["C echo"][0]
+    lines = ["# The Port", "", f"{date.today()}, {os.cpu_count()} processors. Made by `bench/port.py`.", ""]
+    lines += [
+        "Round trips of a map of some 300 bytes in microseconds; the ratio is to the C echo on one processor.",
+        "",
+    ]
+    lines += [
+        "| | median | p99 | one processor: median | p99 | ratio | calls/s, 16 callers |",
+        "|---" + "|---:" * 6 + "|",
+    ]
+    for name, (median, p99, rate) in free.items():
+        one, one_p99, _ = pinned[name]
+        lines.append(
+            f"| {name} | {median:.1f} | {p99:.1f} | {one:.1f} | {one_p99:.1f} | {one / floor:.2f} | {rate:,.0f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How soon does a Port answer, beside others?")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument("--rounds", type=int, default=20, help="how often each system has its turn")
+    options = parser.parse_args()
+    text = "\n".join(report(options.rounds))
+    print(text)
+    if options.write:
+        options.write.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+# Measures systems in turn: `elixir -pa EBIN client.exs ROUNDS CALLS "name|kind|program|argument|..." ...`
+# Prints "name median p99 calls_per_second" for each, in microseconds.
+defmodule Client do
+  @callers 16
+  @payload %{
+    text: String.duplicate("What is the capital of France? ", 4),
+    options: %{temperature: 0.5, max_tokens: 256},
+    tags: ["geography", "europe"],
+    stream: false,
+    user: "u-000123",
+    locale: "en-GB"
+  }
+  @json ~s({"text": "#{@payload.text}", "options": {"temperature": 0.5, "max_tokens": 256}, ) <>
+          ~s("tags": ["geography", "europe"], "stream": false, "user": "u-000123", "locale": "en-GB"})
+
+  def open([name, "call" | arguments]) do
+    options = [app: "peers:app", cd: __DIR__, preload: false, args: ["--no-dspy" | arguments]]
+    {:ok, bridge} = ErlBridge.start_link(options)
+    %{name: name, call: fn -> {:ok, _} = ErlBridge.call(bridge, :echo, @payload) end, port: nil}
+  end
+
+  def open([name, kind, program | arguments]) do
+    port = Port.open({:spawn_executable, program}, [:binary, {:packet, 4}, args: arguments])
+    if kind == "request", do: receive(do: ({^port, {:data, _hello}} -> :ok))
+    call = fn -> Port.command(port, encode(kind)) && take(kind, port) end
+    %{name: name, call: call, port: port, kind: kind}
+  end
+
+  defp encode("request"),
+    do:
+      :erlang.term_to_binary(%{
+        message_id: 300,
+        request_type: :ping,
+        payload: @payload,
+        metadata: %{}
+      })
+
+  defp encode("json"), do: @json
+  defp encode("echo"), do: :erlang.term_to_binary(@payload)
+
+  defp take(kind, port), do: receive(do: ({^port, {:data, data}} -> decode(kind, data)))
+
+  defp decode("json", data), do: data
+  defp decode(_kind, data), do: :erlang.binary_to_term(data)
+
+  def latencies(%{call: call}, calls) do
+    for _ <- 1..calls do
+      begin = System.monotonic_time(:nanosecond)
+      call.()
+      System.monotonic_time(:nanosecond) - begin
+    end
+  end
+
+  def rate(system, calls) do
+    {microseconds, :ok} = :timer.tc(fn -> load(system, calls) end)
+    calls * 1_000_000 / microseconds
+  end
+
+  defp load(%{port: nil, call: call}, calls) do
+    1..@callers
+    |> Enum.map(fn _ ->
+      Task.async(fn -> for(_ <- 1..div(calls, @callers), do: call.()) && :ok end)
+    end)
+    |> Enum.each(&Task.await(&1, :infinity))
+  end
+
+  defp load(%{port: port, kind: kind}, calls) do
+    for _ <- 1..@callers, do: Port.command(port, encode(kind))
+
+    for at <- 1..calls do
+      take(kind, port)
+      if at <= calls - @callers, do: Port.command(port, encode(kind))
+    end
+
+    :ok
+  end
+end
+
+[rounds, calls | specs] = System.argv()
+{rounds, calls} = {String.to_integer(rounds), String.to_integer(calls)}
+Application.ensure_all_started(:erl_bridge)
+systems = Enum.map(specs, &Client.open(String.split(&1, "|")))
+
+found =
+  for _ <- 1..rounds, system <- systems do
+    {system.name, Client.latencies(system, calls), Client.rate(system, 16 * calls)}
+  end
+
+for %{name: name} <- systems do
+  mine = for {^name, times, rate} <- found, do: {times, rate}
+  times = mine |> Enum.flat_map(&elem(&1, 0)) |> Enum.sort()
+  rates = mine |> Enum.map(&elem(&1, 1)) |> Enum.sort()
+  at = fn share -> Enum.at(times, trunc(length(times) * share)) / 1000 end
+  IO.puts(Enum.join([name, at.(0.5), at.(0.99), Enum.at(rates, div(length(rates), 2))], "\t"))
+end
+
+System.halt(0)
