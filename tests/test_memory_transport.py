@@ -116,3 +116,25 @@ def test_a_request_is_answered_also_when_no_thread_can_be_had(monkeypatch: pytes
     assert served.call("work") == (a("ok"), 1, "done")
     served.client.close()
     served.thread.join(10)
+
+
+def test_the_reader_is_told_whether_handlers_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, release = Bridge(), threading.Event()
+    app.handler("wait")(lambda payload, context: release.wait(10))
+    seen: list[bool] = []
+    read = MemoryTransport.read
+
+    def recording(self: MemoryTransport, alone: bool = False) -> bytes:
+        if threading.current_thread() is not threading.main_thread():
+            seen.append(alone)
+        return read(self, alone)
+
+    monkeypatch.setattr(MemoryTransport, "read", recording)
+    served = InMemory(app)
+    served.client.write(pack(etf.encode(request(2, "wait"))))
+    assert served.call("ping", {}) == (a("ok"), 1, {})
+    assert seen[:2] == [True, False]
+    release.set()
+    assert served.receive() == (a("ok"), 2, True)
+    served.client.close()
+    served.thread.join(10)
