@@ -10,12 +10,25 @@ defmodule ErlBridge.Options do
       ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
   """
 
-  @type schema :: :start | :call | :cast | :stream | :optimize | :evaluate | :predict
+  @type schema ::
+          :start
+          | :call
+          | :cast
+          | :stream
+          | :optimize
+          | :evaluate
+          | :predict
+          | :recovery
+          | :retry_budget
+          | :circuit_breaker
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
 
   @levels [:debug, :info, :notice, :warning, :error]
+
+  # The longest wait, in milliseconds; a timer takes no more than some fifty of them.
+  @day 86_400_000
 
   @start [
     name: [type: :name, doc: "the name to register the bridge under"],
@@ -134,6 +147,83 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @recovery [
+    max_retries: [
+      type: {:integer, 0..100},
+      default: 3,
+      doc: "how often a request that failed is tried again"
+    ],
+    backoff: [
+      type: {:bounds, 1..@day},
+      default: [min: 100, max: 10_000],
+      doc:
+        "the delay before a retry in milliseconds: drawn below `:min`, then below twice that, up to `:max`"
+    ],
+    max_retry_after: [
+      type: {:integer, 1..@day},
+      default: 60_000,
+      doc: "how many milliseconds of an error's `:retry_after_ms` are waited for at most"
+    ],
+    idempotent?: [
+      type: :boolean,
+      default: false,
+      doc: "whether a request may be repeated that was perhaps done already, before Python died"
+    ]
+  ]
+
+  @retry_budget [
+    share: [type: :share, default: 0.1, doc: "how many retries each request pays for"],
+    min_per_second: [
+      type: {:integer, 1..1_000},
+      default: 1,
+      doc: "how many retries a second there are besides"
+    ],
+    burst: [
+      type: {:integer, 1..10_000},
+      default: 100,
+      doc: "how many retries can be saved up, and there are at the start"
+    ]
+  ]
+
+  @circuit_breaker [
+    name: [type: :name, doc: "the name to register the breaker under"],
+    failures: [
+      type: {:integer, 1..1_000},
+      default: 5,
+      doc: "so many failures within the `:window` open the breaker"
+    ],
+    window: [
+      type: {:integer, 1..@day},
+      default: 10_000,
+      doc: "for how many milliseconds a failure counts"
+    ],
+    cool_down: [
+      type: {:bounds, 1..@day},
+      default: [min: 1_000, max: 60_000],
+      doc:
+        "how many milliseconds it stays open: `:min`, and twice as long each time that a probe fails, up to `:max`"
+    ],
+    probes: [
+      type: {:integer, 1..100},
+      default: 1,
+      doc: "how many requests at a time try whether the bridge is well again"
+    ],
+    successes: [
+      type: {:integer, 1..100},
+      default: 2,
+      doc: "so many of them must succeed for it to close"
+    ],
+    probe_timeout: [
+      type: {:integer, 1..@day},
+      default: 30_000,
+      doc: "after so many milliseconds another one is let through beside one without a result"
+    ],
+    on_change: [
+      type: {:function, 2},
+      doc: "called in the breaker's process with the old and the new state"
+    ]
+  ]
+
   @language_model [
     lm: [
       type: :any,
@@ -188,7 +278,10 @@ defmodule ErlBridge.Options do
     stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
     evaluate: @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call,
-    predict: @module ++ @config ++ @language_model ++ @call
+    predict: @module ++ @config ++ @language_model ++ @call,
+    recovery: @recovery,
+    retry_budget: @retry_budget,
+    circuit_breaker: @circuit_breaker
   }
 
   @doc """
@@ -268,11 +361,19 @@ defmodule ErlBridge.Options do
   defp valid?(:boolean, value), do: is_boolean(value)
   defp valid?(:pos_integer, value), do: is_integer(value) and value > 0
   defp valid?(:non_neg_integer, value), do: is_integer(value) and value >= 0
+  defp valid?({:integer, range}, value), do: is_integer(value) and value in range
+  defp valid?(:share, value), do: is_number(value) and value >= 0 and value <= 1
   defp valid?(:timeout, value), do: value == :infinity or valid?(:pos_integer, value)
   defp valid?(:map, value), do: is_map(value)
   defp valid?(:config, value), do: is_map(value) or Keyword.keyword?(value)
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:function, arity}, value), do: is_function(value, arity)
+
+  defp valid?({:bounds, range}, value) do
+    Keyword.keyword?(value) and Enum.sort(Keyword.keys(value)) == [:max, :min] and
+      Enum.all?(Keyword.values(value), &valid?({:integer, range}, &1)) and
+      value[:min] <= value[:max]
+  end
 
   defp valid?(:name, {:global, _name}), do: true
   defp valid?(:name, {:via, module, _name}), do: is_atom(module)
@@ -299,11 +400,18 @@ defmodule ErlBridge.Options do
   defp expected(:boolean), do: "true or false"
   defp expected(:pos_integer), do: "a positive integer"
   defp expected(:non_neg_integer), do: "a whole number, 0 or more"
+  defp expected({:integer, first..last//_step}), do: "an integer from #{first} to #{last}"
+  defp expected(:share), do: "a number from 0 to 1"
+
+  defp expected({:bounds, first..last//_step}),
+    do: "[min: m, max: n], integers from #{first} to #{last}, the first not above the second"
+
   defp expected(:timeout), do: "a positive integer (milliseconds) or :infinity"
   defp expected(:map), do: "a map"
   defp expected(:config), do: "a map or a keyword list"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
-  defp expected({:function, arity}), do: "a function of #{arity} argument"
+  defp expected({:function, 1}), do: "a function of 1 argument"
+  defp expected({:function, arity}), do: "a function of #{arity} arguments"
   defp expected(:name), do: "an atom, {:global, term} or {:via, module, term}"
   defp expected(:env), do: "a list or map of strings to strings or false"
   defp expected(:callbacks), do: "a map of atoms or strings to functions"
