@@ -56,7 +56,9 @@ defmodule ErlBridge do
   #{ErlBridge.Options.docs(:call)}
   """
 
-  alias ErlBridge.{Bridge, Error, Options, Payload, Pool, Request, Route, Worker}
+  alias ErlBridge.{Bridge, CircuitBreaker, Deadline, Error, Options, Payload, Pool, Recovery}
+  alias ErlBridge.{Request, Route, Worker}
+  alias ErlBridge.Recovery.Policy
 
   @typedoc "A running bridge: its pid or its name."
   @type bridge :: GenServer.server()
@@ -194,7 +196,7 @@ defmodule ErlBridge do
   """
   @spec async(bridge, atom, map, keyword) :: {:ok, Request.t()} | {:error, Error.t()}
   def async(bridge, request_type, payload \\ %{}, options \\ []),
-    do: Request.start(bridge, request_type, payload, Options.validate!(options, :call))
+    do: Request.start(bridge, request_type, payload, Options.validate!(options, :async))
 
   @doc "Waits for the reply to a request of `async/4`. Its events come to `:on_event` only now."
   @spec await(Request.t()) :: result
@@ -289,7 +291,7 @@ defmodule ErlBridge do
   @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
   @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
   def info(bridge),
-    do: request(bridge, :health_check, %{}, %{timeout: @health_timeout, reserve: false})
+    do: once(bridge, :health_check, %{}, %{timeout: @health_timeout, reserve: false})
 
   ## DSPy
 
@@ -330,7 +332,7 @@ defmodule ErlBridge do
   @spec evaluate(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
           result
   def evaluate(bridge, program_or_signature, data, options \\ []) do
-    options = work_options(options, :evaluate)
+    options = options |> work_options(:evaluate) |> Map.put_new(:idempotent, true)
 
     request(
       bridge,
@@ -358,7 +360,7 @@ defmodule ErlBridge do
   @spec predict(bridge, Payload.program() | Payload.signature(), [map], keyword) ::
           {:ok, [{:ok, map} | {:error, Error.t()}]} | {:error, Error.t()}
   def predict(bridge, program_or_signature, inputs, options \\ []) do
-    options = Options.validate!(options, :predict)
+    options = options |> Options.validate!(:predict) |> Map.put_new(:idempotent, true)
     payload = Payload.predict(program_or_signature, inputs, options)
 
     with {:ok, results} when is_list(results) <- request(bridge, :predict, payload, options),
@@ -373,7 +375,48 @@ defmodule ErlBridge do
 
   ## Shared
 
+  # Sends it as often as the bridge's recovery will have it.
   defp request(bridge, request_type, payload, options) do
+    with {:ok, route} <- Route.lookup(bridge) do
+      timeout = Map.get(options, :timeout, route.timeout)
+      deadline = Deadline.after_timeout(timeout)
+      options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+
+      attempt = fn _attempt, _left ->
+        attempt(bridge, route.breaker, request_type, payload, options)
+      end
+
+      with {:error, error} <- attempt.(1, timeout) do
+        Recovery.after_failure(error, attempt,
+          policy: Policy.merge(route.policy, options),
+          budget: route.budget,
+          deadline: deadline,
+          fallback: options[:fallback],
+          context: %{request_type: request_type, payload: payload}
+        )
+      end
+    end
+  end
+
+  defp attempt(bridge, nil, request_type, payload, options),
+    do: once(bridge, request_type, payload, options)
+
+  defp attempt(bridge, breaker, request_type, payload, options) do
+    with :ok <- CircuitBreaker.ask(breaker) do
+      case once(bridge, request_type, payload, options) do
+        {:ok, _result} = ok ->
+          CircuitBreaker.report(breaker, :ok)
+          ok
+
+        {:error, error} ->
+          CircuitBreaker.report(breaker, error)
+          {:error, error}
+      end
+    end
+  end
+
+  # Neither tried again nor counted: for what asks whether Python is well.
+  defp once(bridge, request_type, payload, options) do
     with {:ok, request} <- Request.start(bridge, request_type, payload, options),
          do: Request.await(request)
   end

@@ -1,6 +1,6 @@
 defmodule ErlBridge.Bridge do
   @moduledoc """
-  The supervisor of one bridge: the workers, and the pool that keeps them.
+  The supervisor of one bridge: its circuit breaker, its workers, and the pool that keeps them.
 
   What keeps the bridge together shares its fate: when the pool crashes, the workers end too, and
   all of it starts anew. A worker that ends is the pool's affair.
@@ -8,7 +8,7 @@ defmodule ErlBridge.Bridge do
 
   use Supervisor
 
-  alias ErlBridge.{Error, OsProcess, Pool, Route, Worker}
+  alias ErlBridge.{CircuitBreaker, Error, OsProcess, Pool, Route, Worker}
 
   @doc """
   Starts a bridge, given validated options; returns when its first Python is ready, or the error
@@ -65,13 +65,20 @@ defmodule ErlBridge.Bridge do
   def init(options_in) do
     bridge = self()
 
-    children = [
-      {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
-      {Pool, {bridge, options_in}}
-    ]
+    children =
+      breaker(bridge, options_in.().circuit_breaker) ++
+        [
+          {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
+          {Pool, {bridge, options_in}}
+        ]
 
     Supervisor.init(children, strategy: :one_for_all)
   end
+
+  defp breaker(_bridge, false), do: []
+
+  defp breaker(bridge, options),
+    do: [{CircuitBreaker, Keyword.put(options, :name, CircuitBreaker.name(bridge))}]
 
   defp pool(bridge) do
     [{pool, _route}] = Registry.lookup(ErlBridge.Registry, bridge)

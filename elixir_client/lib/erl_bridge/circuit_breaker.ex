@@ -13,8 +13,8 @@ defmodule ErlBridge.CircuitBreaker do
 
   | outcome | type of the error | counts as |
   |---|---|---|
-  | Python died, hangs, or is out of memory | `:process_crashed` `:not_running` `:timeout_error` `:resource_exhausted` | failure |
-  | Python answered, be it with an error | `{:ok, _}`, `:lm_error` `:python_runtime_error` `:dspy_optimization_error` `:callback_error` `:import_error` `:unknown_request` `:transfer_error` | success |
+  | Python died, hangs, or is out of memory | `:process_crashed` `:not_running` `:resource_exhausted`, a `:timeout_error` that this side made | failure |
+  | Python answered, be it with an error | `{:ok, _}`, a `:timeout_error` of Python's, `:lm_error` `:python_runtime_error` `:dspy_optimization_error` `:callback_error` `:import_error` `:unknown_request` `:transfer_error` | success |
   | the request perhaps never came to Python, or was given up | `:invalid_request` `:serialization_error` `:cancelled` `:overloaded` `:pool_exhausted` `:circuit_open`, and any other | neither |
 
   A breaker that is gone lets everything pass: it may cost a bridge its protection, never its work.
@@ -80,6 +80,10 @@ defmodule ErlBridge.CircuitBreaker do
     GenServer.start_link(__MODULE__, {state, options[:on_change]}, Keyword.take(options, [:name]))
   end
 
+  @doc "The name of the breaker of the bridge whose supervisor is `bridge`."
+  @spec name(pid) :: {:via, module, term}
+  def name(bridge), do: {:via, Registry, {ErlBridge.Registry, {bridge, :breaker}}}
+
   @doc "The handle of a running breaker."
   @spec handle(GenServer.server()) :: {:ok, handle} | {:error, Error.t()}
   def handle(breaker) do
@@ -115,6 +119,8 @@ defmodule ErlBridge.CircuitBreaker do
   @doc "What an outcome says of the bridge's health, by the table above."
   @spec outcome(:ok | Error.t()) :: State.outcome()
   def outcome(:ok), do: :success
+  # Python kept the deadline, so it is well.
+  def outcome(%Error{type: :timeout_error, context: %{timeout_ms: _}}), do: :success
   def outcome(%Error{type: type}) when type in @failures, do: :failure
   def outcome(%Error{type: type}) when type in @successes, do: :success
   def outcome(%Error{}), do: :unknown

@@ -4,7 +4,7 @@ defmodule ErlBridge.Options do
   documentation.
 
       iex> ErlBridge.Options.validate!([timeot: 5], :call)
-      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks and :metadata
+      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks, :metadata, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
 
       iex> ErlBridge.Options.validate!([timeout: "5"], :call)
       ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
@@ -13,6 +13,7 @@ defmodule ErlBridge.Options do
   @type schema ::
           :start
           | :call
+          | :async
           | :cast
           | :stream
           | :optimize
@@ -29,6 +30,33 @@ defmodule ErlBridge.Options do
 
   # The longest wait, in milliseconds; a timer takes no more than some fifty of them.
   @day 86_400_000
+
+  @retries [
+    max_retries: [
+      type: {:integer, 0..100},
+      default: 3,
+      doc: "how often a request that failed is tried again"
+    ],
+    backoff: [
+      type: {:bounds, 1..@day},
+      default: [min: 100, max: 10_000],
+      doc:
+        "the delay before a retry in milliseconds: drawn below `:min`, then below twice that, up to `:max`"
+    ],
+    max_retry_after: [
+      type: {:integer, 1..@day},
+      default: 60_000,
+      doc: "how many milliseconds of an error's `:retry_after_ms` are waited for at most"
+    ]
+  ]
+
+  @idempotent [
+    idempotent: [
+      type: :boolean,
+      default: false,
+      doc: "whether a request may be repeated that was perhaps done already, before Python died"
+    ]
+  ]
 
   @start [
     name: [type: :name, doc: "the name to register the bridge under"],
@@ -117,6 +145,16 @@ defmodule ErlBridge.Options do
       type: {:in, [:none | @levels]},
       default: :info,
       doc: "the level at which Python's stderr goes to `Logger`; `:none` for not at all"
+    ],
+    retry_budget: [
+      type: {:options, :retry_budget},
+      default: [],
+      doc: "how many retries there may be in all: `ErlBridge.Recovery.Budget`"
+    ],
+    circuit_breaker: [
+      type: {:options_or_false, :circuit_breaker},
+      default: [],
+      doc: "when requests are refused for a while, `ErlBridge.CircuitBreaker`; `false` for never"
     ]
   ]
 
@@ -147,29 +185,7 @@ defmodule ErlBridge.Options do
     ]
   ]
 
-  @recovery [
-    max_retries: [
-      type: {:integer, 0..100},
-      default: 3,
-      doc: "how often a request that failed is tried again"
-    ],
-    backoff: [
-      type: {:bounds, 1..@day},
-      default: [min: 100, max: 10_000],
-      doc:
-        "the delay before a retry in milliseconds: drawn below `:min`, then below twice that, up to `:max`"
-    ],
-    max_retry_after: [
-      type: {:integer, 1..@day},
-      default: 60_000,
-      doc: "how many milliseconds of an error's `:retry_after_ms` are waited for at most"
-    ],
-    idempotent?: [
-      type: :boolean,
-      default: false,
-      doc: "whether a request may be repeated that was perhaps done already, before Python died"
-    ]
-  ]
+  @recovery @retries ++ @idempotent
 
   @retry_budget [
     share: [type: :share, default: 0.1, doc: "how many retries each request pays for"],
@@ -224,6 +240,18 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  # What `call/4` and the functions over it take besides; a cast or an `async/4` is sent once.
+  @recovered [
+               fallback: [
+                 type: :fallback,
+                 doc:
+                   "what answers when Python cannot: a function of the error, or a module of the behaviour `ErlBridge.Fallback`"
+               ]
+             ] ++
+               (for {name, field} <- @retries ++ @idempotent do
+                  {name, Keyword.delete(field, :default)}
+                end)
+
   @language_model [
     lm: [
       type: :any,
@@ -269,16 +297,18 @@ defmodule ErlBridge.Options do
                   type: :any,
                   doc: "rows, or `%{dataset: id}`, on which candidates are compared"
                 ]
-              ] ++ @metric ++ @config ++ @language_model ++ @progress ++ @call
+              ] ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered
 
   @schemas %{
-    start: @start,
-    call: @call,
+    start: @start ++ @retries,
+    call: @call ++ @recovered,
+    async: @call,
     cast: Keyword.take(@call, [:timeout, :session, :metadata]),
     stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
-    evaluate: @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call,
-    predict: @module ++ @config ++ @language_model ++ @call,
+    evaluate:
+      @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered,
+    predict: @module ++ @config ++ @language_model ++ @call ++ @recovered,
     recovery: @recovery,
     retry_budget: @retry_budget,
     circuit_breaker: @circuit_breaker
@@ -387,6 +417,15 @@ defmodule ErlBridge.Options do
       )
   end
 
+  defp valid?(:fallback, value), do: is_function(value, 1) or is_atom(value)
+
+  defp valid?({:options_or_false, _schema}, false), do: true
+  defp valid?({:options_or_false, schema}, value), do: valid?({:options, schema}, value)
+
+  # Names the option that is wrong in it.
+  defp valid?({:options, schema}, value),
+    do: Keyword.keyword?(value) and is_map(validate!(value, schema))
+
   defp valid?(:callbacks, callbacks) do
     is_map(callbacks) and
       Enum.all?(callbacks, fn {name, fun} ->
@@ -414,5 +453,8 @@ defmodule ErlBridge.Options do
   defp expected({:function, arity}), do: "a function of #{arity} arguments"
   defp expected(:name), do: "an atom, {:global, term} or {:via, module, term}"
   defp expected(:env), do: "a list or map of strings to strings or false"
+  defp expected(:fallback), do: "a function of 1 argument or a module"
+  defp expected({:options, _schema}), do: "a keyword list of its options"
+  defp expected({:options_or_false, _schema}), do: "a keyword list of its options, or false"
   defp expected(:callbacks), do: "a map of atoms or strings to functions"
 end

@@ -12,8 +12,9 @@ defmodule ErlBridge.Pool do
 
   use GenServer
 
-  alias ErlBridge.{Deadline, Error, Load, OsProcess, Protocol, Route, Worker}
+  alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, OsProcess, Protocol, Route, Worker}
   alias ErlBridge.Pool.{Queue, Slot}
+  alias ErlBridge.Recovery.{Budget, Policy}
 
   require Logger
 
@@ -132,7 +133,10 @@ defmodule ErlBridge.Pool do
       limits: %{requests: options.max_in_flight, bytes: options.max_bytes_in_flight},
       queue_timeout: options.queue_timeout,
       timeout: options.timeout,
-      max_frame: Map.get(options, :max_frame, @max_frame)
+      max_frame: Map.get(options, :max_frame, @max_frame),
+      policy: Policy.of(options),
+      budget: Budget.new(options.retry_budget),
+      breaker: breaker(bridge, options)
     }
 
     {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route)
@@ -225,6 +229,13 @@ defmodule ErlBridge.Pool do
   end
 
   def handle_info(_answer_of_one_that_is_gone, state), do: {:noreply, state}
+
+  defp breaker(_bridge, %{circuit_breaker: false}), do: nil
+
+  defp breaker(bridge, _options) do
+    {:ok, handle} = CircuitBreaker.handle(CircuitBreaker.name(bridge))
+    handle
+  end
 
   ## Workers
 

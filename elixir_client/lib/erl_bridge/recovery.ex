@@ -18,7 +18,7 @@ defmodule ErlBridge.Recovery do
       false`, were made before the work began: repeating is always safe
     * after `:process_crashed`, `:not_running`, `:timeout_error` and everything of the strategy
       `:restart_process`, the work may have been done, in part or whole: only requests with
-      `idempotent?: true` are repeated
+      `idempotent: true` are repeated
     * in other errors Python itself says that a retry is right
 
   A retry needs one of the `:max_retries` left, a token of the budget, and a delay that ends
@@ -77,7 +77,7 @@ defmodule ErlBridge.Recovery do
       :fallback
       iex> Recovery.decide(Error.crashed(1, 139, []), first, policy, 0)
       :fallback
-      iex> Recovery.decide(Error.crashed(1, 139, []), first, %{policy | idempotent?: true}, 0)
+      iex> Recovery.decide(Error.crashed(1, 139, []), first, %{policy | idempotent: true}, 0)
       {:retry, 100}
       iex> Recovery.decide(Error.duplicate_id(:nightly), first, policy, 0)
       :give_up
@@ -125,16 +125,31 @@ defmodule ErlBridge.Recovery do
   """
   @spec run((pos_integer, timeout -> result), keyword) :: result
   def run(fun, options) when is_function(fun, 2) do
+    deadline = Keyword.get(options, :deadline, :infinity)
+
+    case fun.(1, remaining(deadline)) do
+      {:ok, _result} = ok ->
+        options[:budget] && Budget.deposit(options[:budget])
+        ok
+
+      {:error, %Error{} = error} ->
+        after_failure(error, fun, options)
+    end
+  end
+
+  @doc "Goes on where the first attempt has failed, given its error and what `run/2` is given."
+  @spec after_failure(Error.t(), (pos_integer, timeout -> result), keyword) :: result
+  def after_failure(%Error{} = error, fun, options) do
     plan = struct!(__MODULE__, options)
     plan.budget && Budget.deposit(plan.budget)
-    attempt(fun, 1, plan)
+    recover(decision(error, 1, plan), error, fun, 1, plan)
   end
 
   defp repeatable?(%Error{strategy: strategy}, _policy)
        when strategy not in [:retry, :restart_process],
        do: false
 
-  defp repeatable?(%Error{}, %Policy{idempotent?: true}), do: true
+  defp repeatable?(%Error{}, %Policy{idempotent: true}), do: true
   defp repeatable?(%Error{type: type}, _policy) when type in @not_begun, do: true
   defp repeatable?(%Error{context: %{sent: false}}, _policy), do: true
 

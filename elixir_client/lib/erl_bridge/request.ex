@@ -10,7 +10,7 @@ defmodule ErlBridge.Request do
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Protocol, Route, Worker}
+  alias ErlBridge.{Deadline, Error, Pool, Protocol, Route, Worker}
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
   defstruct [:route, :encoded, :bytes, :options, :timeout, :deadline, :worker, :reply_to]
@@ -42,7 +42,7 @@ defmodule ErlBridge.Request do
   def start(bridge, request_type, payload, options) do
     with {:ok, request} <- new(bridge, request_type, payload, options),
          :ok <- take_name(request) do
-      case send_off(request) do
+      case send_off(request, &Route.reserve/5) do
         {:ok, request} ->
           {:ok, request}
 
@@ -57,7 +57,7 @@ defmodule ErlBridge.Request do
   @spec cast(GenServer.server(), atom, map, map) :: :ok | {:error, Error.t()}
   def cast(bridge, request_type, payload, options) do
     with {:ok, request} <- new(bridge, request_type, payload, options),
-         {:ok, {worker, _load}} <- reserve(request) do
+         {:ok, {worker, _load}, _bytes} <- reserve(request, &Route.reserve/5) do
       send(worker, {:cast, request.bytes, body(request)})
       :ok
     end
@@ -174,7 +174,7 @@ defmodule ErlBridge.Request do
         bytes: bytes,
         options: options,
         timeout: timeout,
-        deadline: Deadline.after_timeout(timeout)
+        deadline: Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
       }
 
       # The time that is left is not in it yet.
@@ -184,17 +184,19 @@ defmodule ErlBridge.Request do
     end
   end
 
-  defp send_off(request) do
-    with {:ok, {worker, _load}} <- reserve(request) do
-      bytes = if Map.get(request.options, :reserve, true), do: request.bytes
+  defp send_off(request, reserve) do
+    with {:ok, {worker, _load}, bytes} <- reserve(request, reserve) do
       {:ok, send_to(request, worker, bytes, &{:request, &1, body(request)})}
     end
   end
 
+  # Through the pool, which learns of the end of a worker as we did.
   defp send_again(request) do
     Process.demonitor(request.reply_to, [:flush])
 
-    case send_off(request) do
+    request = %{request | options: Map.delete(request.options, :reserve)}
+
+    case send_off(request, &Pool.wait/5) do
       {:ok, request} ->
         next(request)
 
@@ -204,16 +206,22 @@ defmodule ErlBridge.Request do
     end
   end
 
-  defp reserve(%{options: %{reserve: false}} = request) do
+  # A worker, and the bytes of its load that are taken.
+  defp reserve(request, reserve)
+
+  defp reserve(%{options: %{reserve: false} = options} = request, reserve) do
     case Route.any_worker(request.route) do
-      nil -> Route.reserve(request.route, :any, 0, request.deadline, & &1)
-      worker -> {:ok, worker}
+      nil -> reserve(%{request | options: Map.delete(options, :reserve)}, reserve)
+      worker -> {:ok, worker, nil}
     end
   end
 
-  defp reserve(%{route: route, options: options} = request) do
+  defp reserve(%{route: route, options: options, bytes: bytes} = request, reserve) do
     wanted = if Map.has_key?(options, :session), do: {:session, options.session}, else: :any
-    Route.reserve(route, wanted, request.bytes, request.deadline, &note(request, {:waiting, &1}))
+    on_wait = &note(request, {:waiting, &1})
+
+    with {:ok, worker} <- reserve.(route, wanted, bytes, request.deadline, on_wait),
+         do: {:ok, worker, bytes}
   end
 
   defp body(request) do

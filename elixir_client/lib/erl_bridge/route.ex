@@ -7,9 +7,10 @@ defmodule ErlBridge.Route do
   caller waits in its queue.
   """
 
-  alias ErlBridge.{Deadline, Error, Load, Pool}
+  alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, Pool}
+  alias ErlBridge.Recovery.{Budget, Policy}
 
-  @enforce_keys [
+  @fields [
     :bridge,
     :pool,
     :workers,
@@ -17,13 +18,18 @@ defmodule ErlBridge.Route do
     :limits,
     :queue_timeout,
     :timeout,
-    :max_frame
+    :max_frame,
+    :policy,
+    :budget,
+    :breaker
   ]
-  defstruct [:bridge, :pool, :workers, :waiting, :limits, :queue_timeout, :timeout, :max_frame]
+  @enforce_keys @fields
+  defstruct @fields
 
   @typedoc """
   A route: the bridge's name or pid, its pool, its workers by number (`nil` for one that is not
-  up), how many callers wait, the limits of each worker, and the bridge's settings for requests.
+  up), how many callers wait, the limits of each worker, the bridge's settings for requests, and
+  what their recovery needs.
   """
   @type t :: %__MODULE__{
           bridge: GenServer.server(),
@@ -33,7 +39,10 @@ defmodule ErlBridge.Route do
           limits: Load.limits(),
           queue_timeout: timeout,
           timeout: timeout,
-          max_frame: pos_integer
+          max_frame: pos_integer,
+          policy: Policy.t(),
+          budget: Budget.t(),
+          breaker: CircuitBreaker.handle() | nil
         }
 
   @type worker :: {pid, Load.t()}

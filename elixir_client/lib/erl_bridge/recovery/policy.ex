@@ -10,9 +10,9 @@ defmodule ErlBridge.Recovery.Policy do
 
       iex> alias ErlBridge.Recovery.Policy
       iex> policy = Policy.new(max_retries: 5)
-      iex> {policy.max_retries, policy.backoff, policy.idempotent?}
+      iex> {policy.max_retries, policy.backoff, policy.idempotent}
       {5, [min: 100, max: 10_000], false}
-      iex> Policy.merge(policy, %{idempotent?: true, timeout: 1_000}).idempotent?
+      iex> Policy.merge(policy, %{idempotent: true, timeout: 1_000}).idempotent
       true
       iex> Policy.new(max_retries: -1)
       ** (ArgumentError) expected :max_retries to be an integer from 0 to 100, got: -1
@@ -21,21 +21,28 @@ defmodule ErlBridge.Recovery.Policy do
   alias ErlBridge.Options
   alias ErlBridge.Recovery.Backoff
 
-  @enforce_keys [:max_retries, :backoff, :max_retry_after, :idempotent?]
-  defstruct [:max_retries, :backoff, :max_retry_after, :idempotent?, random: &:rand.uniform/1]
+  @retries [:max_retries, :backoff, :max_retry_after]
+
+  @enforce_keys [:max_retries, :backoff, :max_retry_after, :idempotent]
+  defstruct [:max_retries, :backoff, :max_retry_after, :idempotent, random: &:rand.uniform/1]
 
   @typedoc "The options' values, and the random source of the jitter."
   @type t :: %__MODULE__{
           max_retries: non_neg_integer,
           backoff: Backoff.bounds(),
           max_retry_after: pos_integer,
-          idempotent?: boolean,
+          idempotent: boolean,
           random: Backoff.random()
         }
 
   @doc "The policy of these options, with the defaults filled in. Raises `ArgumentError` for a wrong one."
   @spec new(keyword) :: t
   def new(options \\ []), do: struct!(__MODULE__, Options.validate!(options, :recovery))
+
+  @doc "The policy that is in the validated options of a bridge."
+  @spec of(map) :: t
+  def of(options),
+    do: struct!(__MODULE__, [idempotent: false] ++ Map.to_list(Map.take(options, @retries)))
 
   @doc "The policy, changed by those of the validated options that are a policy's."
   @spec merge(t, map) :: t
