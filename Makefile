@@ -1,5 +1,5 @@
 # One word for each thing. Each word first sets up what is missing, which takes a second when nothing is; .ci/run uses the same words.
-.PHONY: help setup demo test lint bench fuzz lock clean
+.PHONY: help setup demo test lint bench fuzz sanitize lock clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
@@ -8,7 +8,7 @@ env := . scripts/env.sh &&
 mix := $(env) cd elixir_client && mix
 
 help: ## what the words are
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv, Elixir and Erlang, the compiled client: what is missing of them
 	@scripts/setup
@@ -25,8 +25,11 @@ lint: setup ## style, types and warnings, of both languages
 bench: setup ## each program of bench/ answers one question
 	@$(env) for program in bench/*.py; do $(python) "$$program" || exit; done
 
-fuzz: setup ## the property tests with many more examples; FUZZ_EXAMPLES=100000 for yet more
+fuzz: setup ## look for bytes that break the codec, FUZZ_SECONDS=60, then the property tests with FUZZ_EXAMPLES=20000 each
 	@$(env) $(python) scripts/fuzz
+
+sanitize: setup ## the tests of the codec with a compiled core that checks its memory and arithmetic
+	@$(env) $(python) scripts/sanitize
 
 lock: setup ## requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 	@scripts/lock $(ARGS)
