@@ -22,6 +22,9 @@ defmodule ErlBridge.Options do
           | :recovery
           | :retry_budget
           | :circuit_breaker
+          | :cache
+          | :cache_fetch
+          | :cache_put
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -299,6 +302,50 @@ defmodule ErlBridge.Options do
                 ]
               ] ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered
 
+  @cache [
+    name: [type: :name, doc: "the name to register the cache under"],
+    ttl: [
+      type: :timeout,
+      default: 3_600_000,
+      doc: "how long a result is kept; one that is older is never given"
+    ],
+    max_entries: [
+      type: :pos_integer,
+      default: 1_000,
+      doc: "how many results are kept; the least recently used one goes first"
+    ],
+    max_bytes: [
+      type: :pos_integer,
+      default: 268_435_456,
+      doc: "how many bytes of external term format all results together may have"
+    ],
+    file: [
+      type: :string,
+      doc: "the file that keeps the results over a restart; one cache of one node may have it"
+    ],
+    on_event: [
+      type: {:function, 3},
+      doc: "called with each event of the cache, its measurements and its metadata"
+    ]
+  ]
+
+  @cache_put [
+    ttl: [type: :timeout, doc: "how long this result is kept; the cache's `:ttl` unless told"]
+  ]
+
+  @cache_fetch [
+                 timeout: [
+                   type: :timeout,
+                   default: :infinity,
+                   doc: "how long to wait for the computation of another caller"
+                 ],
+                 refresh: [
+                   type: :boolean,
+                   default: false,
+                   doc: "compute anew, and replace what is there"
+                 ]
+               ] ++ @cache_put
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -311,7 +358,10 @@ defmodule ErlBridge.Options do
     predict: @module ++ @config ++ @language_model ++ @call ++ @recovered,
     recovery: @recovery,
     retry_budget: @retry_budget,
-    circuit_breaker: @circuit_breaker
+    circuit_breaker: @circuit_breaker,
+    cache: @cache,
+    cache_fetch: @cache_fetch,
+    cache_put: @cache_put
   }
 
   @doc """
@@ -372,11 +422,15 @@ defmodule ErlBridge.Options do
         near -> ", did you mean #{inspect(near)}?"
       end
 
-    {last, others} = List.pop_at(Enum.map(names, &inspect/1), -1)
-
     raise ArgumentError,
-          "unknown option #{inspect(name)}#{hint}#{if hint == "", do: "."} " <>
-            "The options are #{Enum.join(others, ", ")} and #{last}"
+          "unknown option #{inspect(name)}#{hint}#{if hint == "", do: "."} #{available(names)}"
+  end
+
+  defp available([name]), do: "The option is #{inspect(name)}"
+
+  defp available(names) do
+    {last, others} = List.pop_at(Enum.map(names, &inspect/1), -1)
+    "The options are #{Enum.join(others, ", ")} and #{last}"
   end
 
   defp nearest(name, names) do
