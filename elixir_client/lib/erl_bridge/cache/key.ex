@@ -14,7 +14,7 @@ defmodule ErlBridge.Cache.Key do
       iex> ErlBridge.Cache.Key.digest(%{b: 1, a: 2}) == ErlBridge.Cache.Key.digest(%{a: 2, b: 1})
       true
       iex> ErlBridge.Cache.Key.digest([1, 2])
-      "46ef6a6d7a6de8926764ddbcaf0ccf3f6d2b08beb05a9cab9ac0cd5ed8e5ae75"
+      "7dbaea6c791a4a53585a1ae321a5e7d2107c89cbd9e8deed10809a05a3ca8760"
   """
 
   # Begins what is hashed, so that keys of another form can never meet these.
