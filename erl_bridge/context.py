@@ -54,6 +54,18 @@ class Context:
         self._lock = threading.Lock()
         self._next_call = 0
 
+    @property
+    def trace(self) -> dict[str, str]:
+        """The W3C trace context of the request as HTTP headers: ``traceparent`` and ``tracestate``, those that came.
+
+        >>> Context(None, request_type="embed", metadata={Atom("traceparent"): "00-4bf9-00f0-01"}).trace
+        {'traceparent': '00-4bf9-00f0-01'}
+
+        ``opentelemetry.propagate.extract`` takes it; so does any HTTP client. They are as the client sent them.
+        """
+        given = {name: self.metadata.get(Atom(name), self.metadata.get(name)) for name in _TRACE}
+        return {name: value for name, value in given.items() if isinstance(value, str)}
+
     # -- telling the client --------------------------------------------------------------------------------------
 
     def progress(self, **fields: Any) -> None:
@@ -146,6 +158,7 @@ class Context:
             one.done.set()
 
 
+_TRACE = ("traceparent", "tracestate")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

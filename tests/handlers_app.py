@@ -200,3 +200,8 @@ def wait_for_release(payload: Any, context: Context) -> Any:
 def do_release(payload: Any, context: Context) -> Any:
     release.set()
     return None
+
+
+@both("trace")
+def trace(payload: Any, context: Context) -> Any:
+    return context.trace

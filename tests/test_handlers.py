@@ -308,3 +308,12 @@ def test_waiting_jobs_do_not_hold_up_threads(app_bridge: BridgeProcess) -> None:
     for message_id in hanging:
         app_bridge.ok("cancel", {a("message_id"): message_id})
         app_bridge.receive_for(message_id)
+
+
+@EVERYWHERE
+def test_a_handler_gets_the_trace_context_as_headers(app_bridge: BridgeProcess, where: str) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    both = {"traceparent": traceparent, "tracestate": "a=1"}
+    assert app_bridge.ok(f"trace_{where}", **both) == both
+    assert app_bridge.ok(f"trace_{where}", traceparent=traceparent, tracestate=1) == {"traceparent": traceparent}
+    assert app_bridge.ok(f"trace_{where}") == {}
