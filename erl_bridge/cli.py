@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: erl_bridge COMMAND [options]\n\n  port    " + _COMMANDS["port"][1])
+        lines = [f"  {command:8}{what}" for command, (_, what, _) in _COMMANDS.items()]
+        print("usage: erl_bridge COMMAND [options]", "", *lines, sep="\n")
         return 0
     if name not in _COMMANDS:
         print(f"erl_bridge: there is no command {name}; there is {', '.join(_COMMANDS)}", file=sys.stderr)
@@ -125,6 +126,13 @@ def serve_port(
     return 0
 
 
+def info() -> int:
+    """Print what is installed; returns the exit status."""
+    from .info import print_facts
+
+    return print_facts()
+
+
 _PORT_OPTIONS = [
     Option("--app", "serve the handlers of this erl_bridge.Bridge too", "MODULE:NAME", str, ""),
     Option("--fds", "speak over these descriptors (3,4 for nouse_stdio), not over stdio", "IN,OUT", _two_fds),
@@ -140,4 +148,5 @@ _PORT_OPTIONS = [
 
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
+    "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
 }

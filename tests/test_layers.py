@@ -21,7 +21,7 @@ LAYERS = [
     ["validation", "error_map", "messages", "context", "arguments"],
     ["app", "wire"],
     ["session", "dispatch"],
-    ["handlers", "transports"],
+    ["handlers", "transports", "info"],
     ["jobs"],
     ["__init__", "cli"],
     ["__main__"],

@@ -64,6 +64,28 @@ def test_the_environment_of_the_repository_is_found_through_symlinks(place: Path
     assert launch(place / way / "erl_bridge", "port")[1] == [str(python), "-m erl_bridge port"]
 
 
+def test_the_environment_of_a_mix_project_comes_before_that_of_the_repository(place: Path, tmp_path: Path) -> None:
+    stand_in(place / ".venv/bin/python")
+    library = tmp_path / "host/_build/prod/lib/erl_bridge"
+    library.mkdir(parents=True)
+    (library / "priv").symlink_to(place / "priv")
+    python = stand_in(tmp_path / "host/_build/erl_bridge/venv/bin/python")
+    assert launch(library / "priv/erl_bridge", "port")[1] == [str(python), "-m erl_bridge port"]
+
+
+def test_the_environment_in_a_release_comes_first(place: Path, tmp_path: Path) -> None:
+    priv = tmp_path / "release/lib/erl_bridge-0.1.0/priv"
+    priv.mkdir(parents=True)
+    shutil.copy(LAUNCHER, priv)
+    python = stand_in(priv / "venv/bin/python")
+    (priv / "venv/pyvenv.cfg").touch()
+    assert launch(priv / "erl_bridge")[1][0] == str(python)
+    # The Python that it was made with is not on this machine: no other will do.
+    python.unlink()
+    status, _, complaints = launch(priv / "erl_bridge")
+    assert (status, f"{python} is not an executable file" in complaints) == (127, True)
+
+
 def test_a_relative_path_and_a_symlink_to_the_launcher_itself(place: Path, tmp_path: Path) -> None:
     python = stand_in(place / ".venv/bin/python")
     (tmp_path / "bridge").symlink_to(place / "priv/erl_bridge")
@@ -97,7 +119,7 @@ def test_without_a_python_it_says_what_to_do(place: Path, tmp_path: Path, named:
     assert status == 127
     assert complaints == (
         f"erl_bridge: there is no Python to run: {named or 'python3'} is not an executable file. "
-        "Run `make setup`, or set ERL_BRIDGE_PYTHON to the Python that has erl_bridge.\n"
+        "Run `mix erl_bridge.setup`, or set ERL_BRIDGE_PYTHON to the Python that has erl_bridge.\n"
     )
 
 
