@@ -34,17 +34,25 @@ defmodule ErlBridge.Command do
       options.args
   end
 
-  @doc "Python's environment, as a port wants it: the chosen interpreter for the launcher, and the user's own."
+  @doc """
+  Python's environment, as a port wants it: the chosen interpreter for the launcher, and the
+  user's own.
+
+  The interpreter is the bridge's `:python`, or that of `config :erl_bridge, python: path`.
+  """
   @spec environment(map) :: [{charlist, charlist | false}]
   def environment(options) do
-    chosen = if options[:python], do: [{"ERL_BRIDGE_PYTHON", options.python}], else: []
+    python = options[:python] || Application.get_env(:erl_bridge, :python)
+    chosen = if python, do: [{"ERL_BRIDGE_PYTHON", python}], else: []
 
     for {name, value} <- chosen ++ Enum.to_list(options.env) do
       {String.to_charlist(name), value && String.to_charlist(value)}
     end
   end
 
-  defp launcher, do: Path.join(:code.priv_dir(:erl_bridge), "erl_bridge")
+  @doc "The program that becomes Python."
+  @spec launcher() :: Path.t()
+  def launcher, do: Path.join(:code.priv_dir(:erl_bridge), "erl_bridge")
 
   defp value(_flag, nil), do: []
   defp value(flag, value), do: [flag, to_string(value)]

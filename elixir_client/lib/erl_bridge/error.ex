@@ -12,8 +12,9 @@ defmodule ErlBridge.Error do
     * `:strategy` - what to do about it: `:retry`, `:fallback`, `:restart_process` or `:fatal`
     * `:retry_after_ms` - how long to wait before a retry, where somebody said so
 
-  Three types are made on this side: `:process_crashed` (Python died; its exit status and last
-  lines of stderr are in the context), `:timeout_error` (no answer in time) and `:not_running`.
+  Four types are made on this side: `:process_crashed` (Python died; its exit status and last
+  lines of stderr are in the context), `:timeout_error` (no answer in time), `:not_running` and
+  `:setup_error` (the Python side is not, or not rightly, installed).
 
       iex> error = ErlBridge.Error.from_wire(%{error_type: :lm_error, message: "slow down", recovery_strategy: :retry})
       iex> {error.type, error.strategy, Exception.message(error)}
@@ -185,6 +186,10 @@ defmodule ErlBridge.Error do
       context: %{frame_bytes: bytes, limit: limit}
     }
   end
+
+  @doc "The Python side is not as it must be; `cure` is what to do about it."
+  @spec setup(String.t(), String.t()) :: t
+  def setup(what, cure), do: %__MODULE__{type: :setup_error, message: "#{what}; #{cure}"}
 
   @doc "Something came that this side cannot read."
   @spec unreadable(String.t()) :: t

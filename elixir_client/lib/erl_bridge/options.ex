@@ -71,7 +71,8 @@ defmodule ErlBridge.Options do
     python: [
       type: :string,
       doc:
-        "the Python interpreter; without it `$ERL_BRIDGE_PYTHON`, the project's `.venv`, or `python3`"
+        "the Python interpreter; without it that of `config :erl_bridge, python: path`, " <>
+          "`$ERL_BRIDGE_PYTHON`, the one that `mix erl_bridge.setup` made, or `python3`"
     ],
     app: [
       type: :string,
