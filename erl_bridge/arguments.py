@@ -19,7 +19,10 @@ class UsageError(Exception):
 
 
 class Option(Value):
-    """``--name VALUE``, or a flag without a value when ``convert`` is None. ``convert`` raises ValueError to refuse."""
+    """``--name VALUE``, or a flag without a value when ``convert`` is None. ``convert`` raises ValueError to refuse.
+
+    A name without dashes is an argument by its place, which must be there.
+    """
 
     __slots__ = ("name", "help", "metavar", "convert", "default")
     name: str
@@ -41,7 +44,7 @@ class Option(Value):
     @property
     def key(self) -> str:
         """The option's name as an identifier."""
-        return self.name.removeprefix("--").replace("-", "_")
+        return self.name.removeprefix("--").replace("-", "_").lower()
 
 
 def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]:
@@ -50,10 +53,14 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]
     >>> parse(["--jobs", "3"], [Option("--jobs", "at once", "N", int, 8), Option("--quiet", "say less")])
     {'jobs': 3, 'quiet': False}
     """
-    known = {option.name: option for option in options}
+    known = {option.name: option for option in options if option.name.startswith("-")}
     values = {option.key: False if option.convert is None else option.default for option in options}
     rest = list(reversed(arguments))
+    places = [option for option in reversed(options) if not option.name.startswith("-")]
     while rest:
+        if places and not rest[-1].startswith("-"):
+            values[places.pop().key] = rest.pop()
+            continue
         name, equals, value = rest.pop().partition("=")
         option = known.get(name)
         if option is None:
@@ -69,12 +76,15 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]
             values[option.key] = option.convert(value)
         except ValueError:
             raise UsageError(f"{name}: expected {option.metavar}, got {value!r}") from None
+    if places:
+        raise UsageError(f"{places[-1].name}: expected {places[-1].help}")
     return values
 
 
 def usage(command: str, what: str, options: Sequence[Option]) -> str:
     """The text that ``--help`` prints."""
-    lines = [f"usage: {command} [options]", "", what, ""]
+    places = "".join(f" {option.name}" for option in options if not option.name.startswith("-"))
+    lines = [f"usage: {command}{places} [options]", "", what, ""]
     for option in options:
         head = f"  {option.name} {option.metavar}".rstrip()
         shown = "" if option.default in (None, "", 0) else f" (default {option.default})"

@@ -10,7 +10,8 @@ import os
 import sys
 
 from .arguments import Option, UsageError, parse, usage
-from .framing import MAX_FRAME
+from .files.source import MAX_FILE, MAX_ROW
+from .framing import HEADER, MAX_FRAME
 from .transports.port import PortTransport, claim_fds, claim_stdio
 from .transports.spinner import SPIN_US
 
@@ -146,7 +147,51 @@ _PORT_OPTIONS = [
     Option("--spin-us", "look for requests so long before sleeping, 0 for not at all", "N", _not_negative, SPIN_US),
 ]
 
+
+def read_file(file: str, format: str | None, on_demand: bool, max_file: int, max_row: int) -> int:
+    """Write what is in a file to stdout as frames; the status is 1 when the reader went away before the end."""
+    fd_in, fd_out = claim_stdio()
+    from .files.serve import write
+    from .files.source import Limits
+
+    def send(frame: bytes) -> bool:
+        rest = memoryview(frame)
+        try:
+            while rest:
+                rest = rest[os.write(fd_out, rest) :]
+            return not on_demand or _asked(fd_in)
+        except OSError:
+            return False
+
+    return 0 if write(file, format, Limits(max_file, max_row), send) else 1
+
+
+def _asked(fd: int) -> bool:
+    """Wait until the client asks for more with an empty frame; false at the end of its input."""
+    wanted = HEADER
+    while wanted and (data := os.read(fd, wanted)):
+        wanted -= len(data)
+    return not wanted
+
+
+def _format(text: str) -> str:
+    from .files.formats import FORMATS
+
+    if text not in FORMATS:
+        raise ValueError
+    return text
+
+
+_READ_OPTIONS = [
+    Option("FILE", "the file to read"),
+    Option("--format", "what it is, where its name does not tell", "yaml|json|jsonl|csv", _format),
+    Option("--on-demand", "after each frame wait for an empty frame on stdin"),
+    Option("--max-file", "bytes of a YAML or JSON file", "BYTES", _positive, MAX_FILE),
+    Option("--max-row", "bytes of a row of a JSON Lines or CSV file", "BYTES", _positive, MAX_ROW),
+]
+
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
     "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
+    "read": (read_file, "Write a file of data to stdout as external terms, each behind its length.", _READ_OPTIONS),
 }

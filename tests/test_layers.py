@@ -19,7 +19,7 @@ LAYERS = [
     ["terms"],
     ["etf", "vocabulary", "refusals", "framing", "timers", "lanes"],
     ["validation", "error_map", "messages", "context", "arguments"],
-    ["app", "wire"],
+    ["app", "wire", "files"],
     ["session", "dispatch"],
     ["handlers", "transports", "info"],
     ["jobs"],

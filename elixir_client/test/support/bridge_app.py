@@ -104,6 +104,8 @@ def fill(payload, context):
 @app.handler("filled")
 def take_filled(payload, context):
     return filled.get(timeout=10)
+
+
 @app.handler("trace")
 def trace(payload, context):
     return context.trace
