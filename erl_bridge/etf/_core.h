@@ -90,6 +90,13 @@ PyObject *text_of_utf8(const uint8_t *bytes, size_t size);
 /* Writes the str as UTF-8, at most 4 bytes for a character (3 for kind 2, 2 for kind 1), and returns the place behind it, or NULL for a lone surrogate. */
 uint8_t *utf8_of_text(PyObject *text, uint8_t *out);
 
+static inline uint64_t load_word(const uint8_t *p)
+{
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
 static inline uint32_t get_u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
 
 static inline uint32_t get_u32(const uint8_t *p)

@@ -6,13 +6,6 @@
 
 #define HIGH_BITS UINT64_C(0x8080808080808080)
 
-static inline uint64_t load_word(const uint8_t *p)
-{
-    uint64_t word;
-    memcpy(&word, p, sizeof word);
-    return word;
-}
-
 /* How many bytes at the beginning are ASCII, give or take less than a word. */
 static size_t ascii_prefix(const uint8_t *bytes, size_t size)
 {
