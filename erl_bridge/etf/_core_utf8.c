@@ -143,6 +143,11 @@ static inline uint8_t *put_character(uint8_t *out, uint32_t character)
 
 uint8_t *utf8_of_text(PyObject *text, uint8_t *out)
 {
+    const PyCompactUnicodeObject *whole = (const PyCompactUnicodeObject *)text;
+    if (PyUnicode_IS_COMPACT(text) && whole->utf8) { /* somebody asked for it before, and Python keeps it */
+        memcpy(out, whole->utf8, (size_t)whole->utf8_length);
+        return out + whole->utf8_length;
+    }
     Py_ssize_t length = PyUnicode_GET_LENGTH(text);
     switch (PyUnicode_KIND(text)) {
     case PyUnicode_1BYTE_KIND: {

@@ -17,6 +17,7 @@ to 76 by which a BEAM refers to its own tables.
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from struct import Struct
 from struct import error as StructError
 
@@ -240,8 +241,13 @@ def _name(tag: int) -> str:
 # -- leaves: where one begins, to its value and where it ends --------------------------------------------------
 
 
+_LONG = 4096
+
+
 def _text(binary: bytes) -> str | bytes:
     try:
+        if len(binary) > _LONG:  # the exception copies all that it was given: mostly the beginning tells
+            utf_8_decode(binary[:_LONG], "strict", False)
         return binary.decode()
     except UnicodeDecodeError:
         return binary

@@ -124,6 +124,10 @@ def _write(frames: list[Frame], parts: list[bytes], atoms: Atoms, default: Defau
             if kind is Atom and (atoms is None or value in atoms):
                 append(value.external)
                 continue
+            if kind is bytes:
+                append(_pack_size(BINARY, len(value)))
+                append(value)
+                continue
             leaf = _LEAVES.get(kind)
             if leaf is not None:
                 append(leaf(value, atoms))
