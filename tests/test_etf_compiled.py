@@ -257,6 +257,69 @@ def test_maps_of_one_shape_are_maps_of_their_own(codec: backends.Backend) -> Non
     assert again[2:] == rows[2:]
 
 
+LONG = b"l" + struct.pack(">I", 300) + b"m\0\0\0\1a" * 300
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"j", LONG + b"j", b"l\0\0\0\1a\1j", b"k\0\2ab", b"a\1", b"m\0\0\0\1b", LONG + b"k\0\1a", LONG + b"a\1", b"w\1b"],
+)
+def test_a_long_list_with_every_tail(tail: bytes) -> None:
+    for data in (LONG + tail, b"h\2" + LONG + tail + b"a\1", b"l\0\0\1\x90" + (LONG + tail) * 400 + b"j"):
+        agree_on_bytes(b"\x83" + data)
+        agree_on_bytes(b"\x83" + data, limits=Limits(max_terms=500))
+    for length in range(1, len(LONG + tail), 3):
+        agree_on_bytes(b"\x83" + (LONG + tail)[:length])
+
+
+def test_a_long_list_is_tracked_by_the_collector() -> None:
+    rows = compiled.decode(compiled.encode([[n] for n in range(1000)]))
+    assert gc.is_tracked(rows)
+    assert all(map(gc.is_tracked, rows))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("data", [WHOLE, WHOLE[:-1], compiled.encode([[0.5]] * 1000)])
+def test_the_collector_is_afterwards_what_it_was(data: bytes, enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        outcome(compiled.decode, data)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
+def test_python_code_finds_the_collector_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    original = Pid.__hash__
+    monkeypatch.setattr(Pid, "__hash__", lambda pid: found.append(gc.isenabled()) or original(pid))
+    compiled.decode(python.encode([1, {PID: "a"}]))
+    assert found
+    assert all(found)
+
+
+@each_codec
+def test_a_text_whose_utf8_python_keeps(codec: backends.Backend) -> None:
+    import msgspec
+
+    for text in ("żółć", "é" * 300, "a🐍", "日本語"):
+        msgspec.json.encode(text)  # it asks Python for the UTF-8, which then stays in the str
+        assert codec.encode(text) == b"\x83m" + struct.pack(">I", len(text.encode())) + text.encode()
+
+
+@each_codec
+def test_long_binaries_that_are_text_or_nearly(codec: backends.Backend) -> None:
+    for before in range(4090, 4100):
+        for end in ("é", "日", "🐍"):
+            text = "a" * before + end + "b" * 10
+            assert codec.decode(codec.encode(text)) == text
+            broken = text.encode()[: before + 1] + b"b" * 10
+            assert codec.decode(codec.encode(broken)) == broken
+    assert codec.decode(codec.encode(b"\xff" * 5000)) == b"\xff" * 5000
+
+
 def test_a_dict_that_comes_to_hold_itself_is_collected() -> None:
     class Watched:
         pass
