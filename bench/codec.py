@@ -347,6 +347,7 @@ def report() -> list[str]:
         "slower. A dash: it cannot do that. `msgspec` is its MessagePack; pickle, JSON and MessagePack have no atoms,"
     ]
     lines += ["and get strings. Codecs that keep the UTF-8 of a text in the `str` encode it only the first time."]
+    lines += ["earl-etf and the BEAM decode a text to its bytes, unchecked."]
     for which, title in enumerate(["Encoding", "Decoding"]):
         body = [
             [name, shown(times[which]), *(ratio(results[other][name][which], times[which]) for other in others)]
