@@ -102,8 +102,10 @@ defmodule ErlBridge.CircuitBreakerTest do
 
   test "a probe's caller that dies makes room for the next" do
     breaker = half_open!(probe_timeout: 60_000)
-    {caller, monitor} = spawn_monitor(fn -> :ok = CircuitBreaker.ask(breaker) end)
-    assert_receive {:DOWN, ^monitor, :process, ^caller, :normal}
+    pid = breaker.pid
+    :erlang.trace(pid, true, [:receive])
+    caller = spawn(fn -> :ok = CircuitBreaker.ask(breaker) end)
+    assert_receive {:trace, ^pid, :receive, {:DOWN, _monitor, :process, ^caller, :normal}}
     counted(breaker)
 
     assert CircuitBreaker.ask(breaker) == :ok
