@@ -55,6 +55,14 @@ defmodule ErlBridge.OptionsTest do
     {:call, [callbacks: %{score: 1}],
      "expected :callbacks to be a map of atoms or strings to functions, got: %{score: 1}"},
     {:call, [metadata: []], "expected :metadata to be a map, got: []"},
+    {:recovery, [max_retries: 101],
+     "expected :max_retries to be an integer from 0 to 100, got: 101"},
+    {:recovery, [backoff: [min: 5, max: 4]],
+     "expected :backoff to be [min: m, max: n], integers from 1 to 86400000, the first not above the second, got: [min: 5, max: 4]"},
+    {:recovery, [backoff: [min: 5]], "expected :backoff to be [min: m, max: n]"},
+    {:retry_budget, [share: 1.1], "expected :share to be a number from 0 to 1, got: 1.1"},
+    {:circuit_breaker, [on_change: &is_atom/1],
+     "expected :on_change to be a function of 2 arguments, got: &:erlang.is_atom/1"},
     {:optimize, [config: 1], "expected :config to be a map or a keyword list, got: 1"},
     {:call, %{timeout: 1}, "expected options as a keyword list, got: %{timeout: 1}"}
   ]
@@ -74,6 +82,9 @@ defmodule ErlBridge.OptionsTest do
     {:start, log_level: :none},
     {:call, callbacks: %{:score => &Kernel.+/2, "search" => &is_atom/1}},
     {:evaluate, config: [metric: :exact_match]},
+    {:recovery, backoff: [max: 5, min: 5]},
+    {:recovery, max_retries: 0},
+    {:retry_budget, share: 1},
     {:call, id: {:any, "term"}}
   ]
 
