@@ -15,7 +15,7 @@ defmodule ErlBridge.RecoveryCrashTest do
   test "an idempotent request outlives the death of its Python", %{bridge: bridge} do
     first = Live.os_pid(bridge)
 
-    assert {:ok, %{"n" => 1}} = die_then_echo(bridge, [idempotent?: true] ++ @patient)
+    assert {:ok, %{"n" => 1}} = die_then_echo(bridge, [idempotent: true] ++ @patient)
     assert_received %{attempt: 1, error: %Error{type: :process_crashed}}
     assert Live.os_pid(bridge) != first
   end
@@ -31,7 +31,7 @@ defmodule ErlBridge.RecoveryCrashTest do
     options = [on_change: &send(me, {&1, &2})] ++ options
     {:ok, breaker} = CircuitBreaker.handle(start_supervised!({CircuitBreaker, options}))
 
-    policy = Policy.new([idempotent?: true] ++ @patient)
+    policy = Policy.new([idempotent: true] ++ @patient)
     assert {:ok, %{}} = Recovery.run(&guarded(breaker, bridge, &1, &2), policy: policy)
 
     assert_receive {:closed, :open}

@@ -43,7 +43,7 @@ defmodule ErlBridge.RecoveryTest do
       test "#{type} with the strategy #{strategy}: #{once}, if idempotent #{again}" do
         error = %Error{type: unquote(type), message: "", strategy: unquote(strategy)}
         assert kind(decide(error)) == unquote(once)
-        assert kind(decide(error, %{}, idempotent?: true)) == unquote(again)
+        assert kind(decide(error, %{}, idempotent: true)) == unquote(again)
       end
     end
 
@@ -71,7 +71,7 @@ defmodule ErlBridge.RecoveryTest do
     end
 
     test "while Python restarts, half the delay is certain" do
-      lowest = %{Policy.new(idempotent?: true) | random: fn _n -> 1 end}
+      lowest = %{Policy.new(idempotent: true) | random: fn _n -> 1 end}
       first = %{retries: 0, deadline: :infinity, budget: :left}
 
       assert Recovery.decide(@busy, first, lowest, 0) == {:retry, 0}
