@@ -56,8 +56,8 @@ defmodule ErlBridge do
   #{ErlBridge.Options.docs(:call)}
   """
 
-  alias ErlBridge.{Bridge, CircuitBreaker, Deadline, Error, Options, Payload, Pool, Recovery}
-  alias ErlBridge.{Request, Route, Worker}
+  alias ErlBridge.{Bridge, Cache, CircuitBreaker, Deadline, Error, Options, Payload, Pool}
+  alias ErlBridge.{Recovery, Request, Route, Telemetry, Worker}
   alias ErlBridge.Recovery.Policy
 
   @typedoc "A running bridge: its pid or its name."
@@ -131,6 +131,25 @@ defmodule ErlBridge do
   @spec workers(bridge) :: {:ok, [map]} | {:error, Error.t()}
   def workers(bridge) do
     with {:ok, route} <- Route.lookup(bridge), do: Pool.status(route)
+  end
+
+  @doc """
+  What the bridge's cache of optimizations has done: `hits`, `misses`, `entries`, `bytes`...; see
+  `ErlBridge.Cache.stats/1`.
+  """
+  @spec cache_stats(bridge) :: {:ok, map} | {:error, Error.t()}
+  def cache_stats(bridge), do: with_cache(bridge, &Cache.stats/1)
+
+  @doc "Forgets all optimizations that the bridge's cache holds."
+  @spec clear_cache(bridge) :: :ok | {:error, Error.t()}
+  def clear_cache(bridge), do: with_cache(bridge, &Cache.clear/1)
+
+  defp with_cache(bridge, fun) do
+    case Route.lookup(bridge) do
+      {:ok, %{cache: nil}} -> {:error, Error.no_cache(bridge)}
+      {:ok, %{cache: cache}} -> fun.(cache)
+      {:error, error} -> {:error, error}
+    end
   end
 
   @doc """
@@ -307,13 +326,45 @@ defmodule ErlBridge do
   @spec optimize(bridge, Payload.signature(), Payload.rows(), keyword) :: result
   def optimize(bridge, signature, training_data, options \\ []) do
     options = work_options(options, :optimize)
+    payload = Payload.optimize(signature, training_data, options)
 
-    request(
-      bridge,
-      :optimize_signature,
-      Payload.optimize(signature, training_data, options),
-      options
-    )
+    with {:ok, route} <- Route.lookup(bridge),
+         # What a fallback gives is no optimization: the cache must not keep it.
+         once = Map.delete(options, :fallback),
+         optimize = &optimize_now(route, bridge, payload, %{once | timeout: &1}),
+         {:error, error} <- cached(route, payload, once, optimize) do
+      Recovery.fall_back(error, recovery(route, bridge, :optimize_signature, payload, options))
+    end
+  end
+
+  defp optimize_now(route, bridge, payload, options) do
+    with {:ok, result} <- recovered(route, bridge, :optimize_signature, payload, options) do
+      Telemetry.optimization(result, %{bridge: bridge})
+      {:ok, result}
+    end
+  end
+
+  # What a callback does is no data, so the cache cannot know whether it is still the same.
+  defp cached(%{cache: cache} = route, payload, options, optimize) do
+    no_code? = options.callbacks == %{} or Map.has_key?(options, :cache_key)
+
+    if cache != nil and Map.get(options, :cache, no_code?) do
+      with {:ok, %{version: version}} <- Pool.hello(route) do
+        names = options.callbacks |> Map.keys() |> Enum.map(&to_string/1) |> Enum.sort()
+
+        key =
+          Cache.key(%{
+            payload: payload,
+            callback_names: names,
+            cache_key: options[:cache_key],
+            version: version
+          })
+
+        Cache.fetch(cache, key, optimize, timeout: options.timeout, refresh: options.refresh)
+      end
+    else
+      optimize.(options.timeout)
+    end
   end
 
   @doc "Like `optimize/4`, but returns the result or raises the error."
@@ -377,25 +428,43 @@ defmodule ErlBridge do
 
   # Sends it as often as the bridge's recovery will have it.
   defp request(bridge, request_type, payload, options) do
-    with {:ok, route} <- Route.lookup(bridge) do
-      timeout = Map.get(options, :timeout, route.timeout)
-      deadline = Deadline.after_timeout(timeout)
-      options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+    with {:ok, route} <- Route.lookup(bridge),
+         do: recovered(route, bridge, request_type, payload, options)
+  end
 
-      attempt = fn _attempt, _left ->
-        attempt(bridge, route.breaker, request_type, payload, options)
-      end
+  defp recovered(route, bridge, request_type, payload, options) do
+    timeout = Map.get(options, :timeout, route.timeout)
+    deadline = Deadline.after_timeout(timeout)
+    options = Map.merge(options, %{timeout: timeout, deadline: deadline})
 
-      with {:error, error} <- attempt.(1, timeout) do
-        Recovery.after_failure(error, attempt,
-          policy: Policy.merge(route.policy, options),
-          budget: route.budget,
-          deadline: deadline,
-          fallback: options[:fallback],
-          context: %{request_type: request_type, payload: payload}
-        )
-      end
+    attempt = fn attempt, _left ->
+      options = if attempt == 1, do: options, else: Map.put(options, :attempt, attempt)
+      attempt(bridge, route.breaker, request_type, payload, options)
     end
+
+    with {:error, error} <- attempt.(1, timeout) do
+      recovery = recovery(route, bridge, request_type, payload, options)
+      Recovery.after_failure(error, attempt, recovery)
+    end
+  end
+
+  defp recovery(route, bridge, request_type, payload, options) do
+    about = %{bridge: bridge, request_type: request_type}
+
+    [
+      policy: Policy.merge(route.policy, options),
+      budget: route.budget,
+      deadline: Map.get(options, :deadline, :infinity),
+      fallback: options[:fallback],
+      context: %{request_type: request_type, payload: payload},
+      on_retry: &tell_retry(&1, about),
+      on_fallback: &Telemetry.fallback(%{count: 1}, Map.put(about, :error, &1.error))
+    ]
+  end
+
+  defp tell_retry(%{attempt: attempt, delay_ms: delay, error: error}, about) do
+    delay = System.convert_time_unit(delay, :millisecond, :native)
+    Telemetry.retry(%{delay: delay}, Map.merge(about, %{attempt: attempt, error: error}))
   end
 
   defp attempt(bridge, nil, request_type, payload, options),

@@ -1,6 +1,6 @@
 defmodule ErlBridge.Bridge do
   @moduledoc """
-  The supervisor of one bridge: its circuit breaker, its workers, and the pool that keeps them.
+  The supervisor of one bridge: its circuit breaker, its cache, its workers, and the pool that keeps them.
 
   What keeps the bridge together shares its fate: when the pool crashes, the workers end too, and
   all of it starts anew. A worker that ends is the pool's affair.
@@ -8,7 +8,7 @@ defmodule ErlBridge.Bridge do
 
   use Supervisor
 
-  alias ErlBridge.{CircuitBreaker, Error, OsProcess, Pool, Route, Worker}
+  alias ErlBridge.{Cache, CircuitBreaker, Error, OsProcess, Pool, Route, Telemetry, Worker}
 
   @doc """
   Starts a bridge, given validated options; returns when its first Python is ready, or the error
@@ -64,9 +64,11 @@ defmodule ErlBridge.Bridge do
   @impl true
   def init(options_in) do
     bridge = self()
+    options = options_in.()
 
     children =
-      breaker(bridge, options_in.().circuit_breaker) ++
+      breaker(bridge, options) ++
+        cache(bridge, options) ++
         [
           {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
           {Pool, {bridge, options_in}}
@@ -75,10 +77,44 @@ defmodule ErlBridge.Bridge do
     Supervisor.init(children, strategy: :one_for_all)
   end
 
-  defp breaker(_bridge, false), do: []
+  @doc "The name of the cache of the bridge whose supervisor is `bridge`."
+  @spec cache(pid) :: {:via, module, term}
+  def cache(bridge), do: {:via, Registry, {ErlBridge.Registry, {bridge, :cache}}}
 
-  defp breaker(bridge, options),
-    do: [{CircuitBreaker, Keyword.put(options, :name, CircuitBreaker.name(bridge))}]
+  defp breaker(_bridge, %{circuit_breaker: false}), do: []
+
+  defp breaker(bridge, %{circuit_breaker: own} = options) do
+    about = Map.get(options, :name, bridge)
+    report = &Telemetry.breaker_change(%{count: 1}, %{bridge: about, from: &1, to: &2})
+
+    [
+      {CircuitBreaker,
+       [on_change: report]
+       |> Keyword.merge(own)
+       |> Keyword.put(:name, CircuitBreaker.name(bridge))}
+    ]
+  end
+
+  defp cache(_bridge, %{cache: false}), do: []
+
+  defp cache(bridge, %{cache: own} = options) do
+    about = Map.get(options, :name, bridge)
+    report = &cache_event(&1, &2, Map.put(&3, :bridge, about))
+    [{Cache, [on_event: report] |> Keyword.merge(own) |> Keyword.put(:name, cache(bridge))}]
+  end
+
+  defp cache_event(event, measurements, metadata) do
+    measurements = Map.put_new(measurements, :count, 1)
+
+    case event do
+      :hit -> Telemetry.cache_hit(measurements, metadata)
+      :miss -> Telemetry.cache_miss(measurements, metadata)
+      :wait -> Telemetry.cache_wait(measurements, metadata)
+      :put -> Telemetry.cache_put(measurements, metadata)
+      :evict -> Telemetry.cache_evict(measurements, metadata)
+      :expire -> Telemetry.cache_expire(measurements, metadata)
+    end
+  end
 
   defp pool(bridge) do
     [{pool, _route}] = Registry.lookup(ErlBridge.Registry, bridge)

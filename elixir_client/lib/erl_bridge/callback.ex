@@ -13,7 +13,7 @@ defmodule ErlBridge.Callback do
       {:error, "** (RuntimeError) no"}
   """
 
-  alias ErlBridge.{Error, Protocol}
+  alias ErlBridge.{Error, Protocol, Telemetry}
 
   @type callbacks :: %{optional(atom | String.t()) => fun}
   @type answer :: {:ok, term} | {:error, String.t()}
@@ -25,7 +25,7 @@ defmodule ErlBridge.Callback do
 
     answer =
       case Protocol.decode(frame) do
-        {:ok, {:call, _call_id, _id, name, args}} -> run(callbacks, name, args)
+        {:ok, {:call, _call_id, _id, name, args}} -> measure(callbacks, name, args)
         {:error, error} -> {:error, Exception.message(error)}
       end
 
@@ -60,6 +60,14 @@ defmodule ErlBridge.Callback do
     end
   catch
     kind, reason -> {:error, Exception.format_banner(kind, reason, __STACKTRACE__)}
+  end
+
+  defp measure(callbacks, name, args) do
+    began = System.monotonic_time()
+    {result, _value} = answer = run(callbacks, name, args)
+    duration = System.monotonic_time() - began
+    Telemetry.callback_stop(%{duration: duration}, %{name: name, result: result})
+    answer
   end
 
   defp body(call_id, answer),

@@ -191,6 +191,19 @@ defmodule ErlBridge.Error do
   @spec setup(String.t(), String.t()) :: t
   def setup(what, cure), do: %__MODULE__{type: :setup_error, message: "#{what}; #{cure}"}
 
+  @doc "The bridge was started with `cache: false`."
+  @spec no_cache(term) :: t
+  def no_cache(bridge) do
+    %__MODULE__{
+      type: :invalid_request,
+      message: "#{inspect(bridge)} has no cache; it was started with cache: false"
+    }
+  end
+
+  @doc "The caller of a stream ran it no further."
+  @spec abandoned() :: t
+  def abandoned, do: %__MODULE__{type: :cancelled, message: "nobody waits for it any more"}
+
   @doc "Something came that this side cannot read."
   @spec unreadable(String.t()) :: t
   def unreadable(why), do: %__MODULE__{type: :serialization_error, message: why}

@@ -4,7 +4,7 @@ defmodule ErlBridge.Options do
   documentation.
 
       iex> ErlBridge.Options.validate!([timeot: 5], :call)
-      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks, :metadata, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
+      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks, :metadata, :trace, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
 
       iex> ErlBridge.Options.validate!([timeout: "5"], :call)
       ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
@@ -155,6 +155,12 @@ defmodule ErlBridge.Options do
       default: [],
       doc: "how many retries there may be in all: `ErlBridge.Recovery.Budget`"
     ],
+    cache: [
+      type: {:options_or_false, :cache},
+      default: [],
+      doc:
+        "the cache of optimizations, `ErlBridge.Cache`: `[ttl: 3_600_000, max_entries: 1_000, file: path]`; `false` for none"
+    ],
     circuit_breaker: [
       type: {:options_or_false, :circuit_breaker},
       default: [],
@@ -186,6 +192,11 @@ defmodule ErlBridge.Options do
       type: :map,
       default: %{},
       doc: "goes along with the request; a handler in Python reads it as `context.metadata`"
+    ],
+    trace: [
+      type: :any,
+      doc:
+        "the W3C trace context that goes along: an `ErlBridge.TraceContext`, a `traceparent`, or `false` for none; else the process's own"
     ]
   ]
 
@@ -294,6 +305,23 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @cached [
+    cache: [
+      type: :boolean,
+      doc:
+        "whether the bridge's cache may answer; unless told, it may where no `:callbacks` are given"
+    ],
+    cache_key: [
+      type: :any,
+      doc: "a term that tells apart what the cache cannot: the version of a callback's code"
+    ],
+    refresh: [
+      type: :boolean,
+      default: false,
+      doc: "optimize anew, and put the result into the cache in place of what is there"
+    ]
+  ]
+
   @optimize @module ++
               [
                 optimizer: [type: :any, doc: "the optimizer, `:bootstrap_few_shot` for example"],
@@ -301,7 +329,8 @@ defmodule ErlBridge.Options do
                   type: :any,
                   doc: "rows, or `%{dataset: id}`, on which candidates are compared"
                 ]
-              ] ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered
+              ] ++
+              @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered ++ @cached
 
   @cache [
     name: [type: :name, doc: "the name to register the cache under"],
@@ -351,7 +380,7 @@ defmodule ErlBridge.Options do
     start: @start ++ @retries,
     call: @call ++ @recovered,
     async: @call,
-    cast: Keyword.take(@call, [:timeout, :session, :metadata]),
+    cast: Keyword.take(@call, [:timeout, :session, :metadata, :trace]),
     stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
     evaluate:

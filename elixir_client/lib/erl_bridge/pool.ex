@@ -12,7 +12,19 @@ defmodule ErlBridge.Pool do
 
   use GenServer
 
-  alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, OsProcess, Protocol, Route, Worker}
+  alias ErlBridge.{
+    Bridge,
+    CircuitBreaker,
+    Deadline,
+    Error,
+    Load,
+    OsProcess,
+    Protocol,
+    Route,
+    Telemetry,
+    Worker
+  }
+
   alias ErlBridge.Pool.{Queue, Slot}
   alias ErlBridge.Recovery.{Budget, Policy}
 
@@ -136,7 +148,8 @@ defmodule ErlBridge.Pool do
       max_frame: Map.get(options, :max_frame, @max_frame),
       policy: Policy.of(options),
       budget: Budget.new(options.retry_budget),
-      breaker: breaker(bridge, options)
+      breaker: breaker(bridge, options),
+      cache: if(options.cache, do: Bridge.cache(bridge))
     }
 
     {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route)
@@ -167,7 +180,11 @@ defmodule ErlBridge.Pool do
     end
   end
 
-  def handle_call({:resize, size}, _from, state), do: {:reply, :ok, set_size(state, size)}
+  def handle_call({:resize, size}, _from, state) do
+    sizes = %{size: size, previous: map_size(state.slots)}
+    Telemetry.pool_resize(sizes, Map.put(about(state), :reason, :asked))
+    {:reply, :ok, set_size(state, size)}
+  end
 
   def handle_call(:rolling_restart, _from, %{rolling: %{}} = state),
     do: {:reply, {:error, Error.busy("a rolling restart is under way")}, state}
@@ -261,7 +278,7 @@ defmodule ErlBridge.Pool do
 
     state
     |> put_in([Access.key!(:workers), worker], {:current, index})
-    |> update_slot(index, &Slot.started(&1, worker, load))
+    |> update_slot(index, &Slot.started(&1, worker, load, now()))
   end
 
   defp start_worker(%{route: route} = state) do
@@ -290,7 +307,7 @@ defmodule ErlBridge.Pool do
       |> Map.put(worker, {:current, index})
       |> Map.replace(old, {:leaving, index})
 
-    slot = %{Slot.started(slot, worker, load) | replacement: nil}
+    slot = %{Slot.started(slot, worker, load, now()) | replacement: nil}
     state = put_slot(%{state | workers: workers}, index, Slot.up(slot, hello, now()))
     state = welcome(state, index)
     # The next one goes when the old one has gone.
@@ -301,6 +318,14 @@ defmodule ErlBridge.Pool do
 
   defp welcome(state, index) do
     schedule_check(state, index)
+    slot = state.slots[index]
+    facts = Map.take(slot.hello, [:os_pid, :version, :python])
+    times = %{start_time: native(slot.up_at - slot.started_at)}
+
+    Telemetry.worker_up(
+      times,
+      state |> about() |> Map.put(:worker, slot.worker) |> Map.merge(facts)
+    )
 
     %{state | last_error: nil}
     |> publish()
@@ -326,6 +351,8 @@ defmodule ErlBridge.Pool do
     {failed, delay} = Slot.failed(slot, now())
     Process.send_after(self(), {:start, index}, delay)
     report(state, slot, delay)
+    attempt = Map.put(about(state), :attempt, failed.failures)
+    Telemetry.worker_restart(%{delay: native(delay)}, attempt)
 
     %{state | slots: Map.put(state.slots, index, failed)}
     |> publish()
@@ -335,9 +362,25 @@ defmodule ErlBridge.Pool do
   # Who started the bridge gets the error of a first start that failed; nobody else need hear of it.
   defp report(%{starters: [_ | _]}, _slot, _delay), do: :ok
 
-  defp report(state, _slot, delay) do
+  defp report(state, slot, delay) do
+    tell_down(state, slot, state.last_error)
+
     Logger.error(
       "#{inspect(state.route.bridge)}: #{state.last_error.message}; starting it anew in #{delay} ms"
+    )
+  end
+
+  defp tell_down(state, slot, reason) do
+    uptime = if slot.phase == :up, do: native(now() - slot.up_at), else: 0
+
+    Telemetry.worker_down(
+      %{uptime: uptime},
+      Map.merge(about(state), %{
+        worker: slot.worker,
+        os_pid: slot.hello && slot.hello.os_pid,
+        reason: reason,
+        exit_status: reason.context[:exit_status]
+      })
     )
   end
 
@@ -417,7 +460,14 @@ defmodule ErlBridge.Pool do
 
   defp expect(state, index, ref, cpu_time, asked) do
     Process.send_after(self(), {:overdue, index, ref}, state.settings.health_timeout)
-    %{ref: ref, cpu_time: cpu_time, asked: asked}
+    %{ref: ref, cpu_time: cpu_time, asked: asked, asked_at: now()}
+  end
+
+  defp tell_health(state, slot, result, error) do
+    Telemetry.health_check(
+      %{latency: native(now() - slot.check.asked_at)},
+      Map.merge(about(state), %{worker: slot.worker, result: result, error: error})
+    )
   end
 
   defp checked(state, ref) do
@@ -427,12 +477,14 @@ defmodule ErlBridge.Pool do
 
       {index, slot} ->
         schedule_check(state, index)
+        tell_health(state, slot, :ok, nil)
         put_slot(state, index, %{slot | check: nil, answers: Load.answers(slot.load)})
     end
   end
 
   defp overdue(state, index, %Slot{check: check} = slot) do
     cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
+    tell_health(state, slot, :error, Error.timed_out(state.settings.health_timeout))
 
     if dead?(check, cpu_time) do
       Logger.error(
@@ -460,9 +512,11 @@ defmodule ErlBridge.Pool do
     if Queue.length(state.queue) < state.settings.max_queue do
       monitor = Process.monitor(entry.caller)
       queue = Queue.push(state.queue, ref, Map.put(entry, :monitor, monitor))
+      Telemetry.pool_queue(%{length: Queue.length(queue)}, about(state))
       serve(%{state | queue: queue, callers: Map.put(state.callers, monitor, ref)})
     else
       :atomics.sub(state.route.waiting, 1, 1)
+      Telemetry.pool_exhausted(%{length: state.settings.max_queue}, about(state))
       send(ref, {ref, :refused, Error.queue_full(state.settings.max_queue)})
       state
     end
@@ -566,6 +620,10 @@ defmodule ErlBridge.Pool do
 
   defp put_slot(state, index, slot), do: %{state | slots: Map.put(state.slots, index, slot)}
   defp update_slot(state, index, fun), do: put_slot(state, index, fun.(state.slots[index]))
+
+  defp about(state), do: %{bridge: state.route.bridge}
+
+  defp native(ms), do: System.convert_time_unit(ms, :millisecond, :native)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -145,6 +145,11 @@ defmodule ErlBridge.Recovery do
     recover(decision(error, 1, plan), error, fun, 1, plan)
   end
 
+  @doc "The fallback's answer to an error, where there is a fallback and the error is not fatal; else the error."
+  @spec fall_back(Error.t(), keyword) :: result
+  def fall_back(%Error{strategy: :fatal} = error, _options), do: {:error, error}
+  def fall_back(%Error{} = error, options), do: fall_back(error, 1, struct!(__MODULE__, options))
+
   defp repeatable?(%Error{strategy: strategy}, _policy)
        when strategy not in [:retry, :restart_process],
        do: false

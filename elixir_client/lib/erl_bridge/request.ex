@@ -10,10 +10,11 @@ defmodule ErlBridge.Request do
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Pool, Protocol, Route, Worker}
+  alias ErlBridge.{Deadline, Error, Pool, Protocol, Route, TraceContext, Worker}
+  alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
-  defstruct [:route, :encoded, :bytes, :options, :timeout, :deadline, :worker, :reply_to]
+  defstruct [:route, :encoded, :bytes, :options, :timeout, :deadline, :worker, :reply_to, :span]
 
   @typedoc "A request under way; only the process that started it can await it."
   @type t :: %__MODULE__{
@@ -24,7 +25,8 @@ defmodule ErlBridge.Request do
           timeout: timeout,
           deadline: Deadline.t(),
           worker: pid | nil,
-          reply_to: reference | nil
+          reply_to: reference | nil,
+          span: Span.t()
         }
 
   @type result :: {:ok, term} | {:error, Error.t()}
@@ -40,16 +42,29 @@ defmodule ErlBridge.Request do
   """
   @spec start(GenServer.server(), atom, map, map) :: {:ok, t} | {:error, Error.t()}
   def start(bridge, request_type, payload, options) do
-    with {:ok, request} <- new(bridge, request_type, payload, options),
-         :ok <- take_name(request) do
-      case send_off(request, &Route.reserve/5) do
-        {:ok, request} ->
-          {:ok, request}
+    options = trace(options)
+    span = Span.start(bridge, request_type, options)
 
-        {:error, error} ->
-          forget_name(request)
-          {:error, error}
-      end
+    with {:error, error} <- begin(bridge, request_type, payload, options, span) do
+      Span.stop(span, {:error, error})
+      {:error, error}
+    end
+  end
+
+  defp begin(bridge, request_type, payload, options, span) do
+    with {:ok, request} <- new(bridge, request_type, payload, options),
+         :ok <- take_name(request),
+         request = %{request | span: Span.encoded(span, request.bytes)},
+         {:error, error} <- send_off(request, &Route.reserve/5) do
+      forget_name(request)
+      {:error, error}
+    end
+  end
+
+  defp trace(options) do
+    case TraceContext.inject(Map.get(options, :metadata, %{}), options[:trace]) do
+      none when none == %{} -> options
+      metadata -> Map.put(options, :metadata, metadata)
     end
   end
 
@@ -131,11 +146,12 @@ defmodule ErlBridge.Request do
 
       {^reply_to, :final, frame} ->
         forget(request)
-        {:done, result(Protocol.decode(frame))}
+        span = Span.received(request.span, frame)
+        done(span, result(Protocol.decode(frame)))
 
       {^reply_to, :done, result} ->
         forget(request)
-        {:done, result}
+        done(request.span, result)
 
       {^reply_to, :not_taken} ->
         send_again(request)
@@ -145,17 +161,27 @@ defmodule ErlBridge.Request do
 
       {:DOWN, ^reply_to, :process, _worker, reason} ->
         forget(request)
-        {:done, {:error, down(reason, request)}}
+        done(request.span, {:error, down(reason, request)})
     after
       Deadline.remaining(Deadline.postpone(request.deadline, @grace_ms)) ->
-        abandon(request)
-        {:done, {:error, Error.timed_out(request.timeout)}}
+        give_up(request)
+        done(request.span, {:error, Error.timed_out(request.timeout)})
     end
+  end
+
+  defp done(span, result) do
+    Span.stop(span, result)
+    {:done, result}
   end
 
   @doc "Gives a request up: Python is told to stop, and nothing comes of it any more."
   @spec abandon(t) :: :ok
   def abandon(%__MODULE__{} = request) do
+    give_up(request)
+    Span.stop(request.span, {:error, Error.abandoned()})
+  end
+
+  defp give_up(request) do
     send(request.worker, {:abandon, request.reply_to})
     forget(request)
   end
@@ -202,7 +228,7 @@ defmodule ErlBridge.Request do
 
       {:error, error} ->
         forget_name(request)
-        {:done, {:error, error}}
+        done(request.span, {:error, error})
     end
   end
 
@@ -248,7 +274,7 @@ defmodule ErlBridge.Request do
 
     send(worker, message.(sent))
     note(request, {worker, reply_to})
-    %{request | worker: worker, reply_to: reply_to}
+    %{request | worker: worker, reply_to: reply_to, span: Span.sent(request.span, worker)}
   end
 
   # Names
@@ -279,7 +305,8 @@ defmodule ErlBridge.Request do
     on_event.(event)
   catch
     kind, reason ->
-      abandon(request)
+      give_up(request)
+      Span.exception(request.span, kind, reason, __STACKTRACE__)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 

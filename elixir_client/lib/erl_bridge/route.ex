@@ -21,7 +21,8 @@ defmodule ErlBridge.Route do
     :max_frame,
     :policy,
     :budget,
-    :breaker
+    :breaker,
+    :cache
   ]
   @enforce_keys @fields
   defstruct @fields
@@ -42,7 +43,8 @@ defmodule ErlBridge.Route do
           max_frame: pos_integer,
           policy: Policy.t(),
           budget: Budget.t(),
-          breaker: CircuitBreaker.handle() | nil
+          breaker: CircuitBreaker.handle() | nil,
+          cache: GenServer.server() | nil
         }
 
   @type worker :: {pid, Load.t()}

@@ -3,7 +3,7 @@ defmodule ErlBridge.Pool.Slot do
   One place of a pool, as a value: the worker in it, and how it has been doing.
 
       iex> alias ErlBridge.Pool.Slot
-      iex> slot = Slot.started(%Slot{}, self(), ErlBridge.Load.new())
+      iex> slot = Slot.started(%Slot{}, self(), ErlBridge.Load.new(), 0)
       iex> {slot, 0} = slot |> Slot.up(%{os_pid: 1}, 0) |> Slot.failed(1_000)
       iex> {slot, again} = Slot.failed(slot, 2_000)
       iex> {slot.phase, slot.failures, again > 0}
@@ -24,6 +24,7 @@ defmodule ErlBridge.Pool.Slot do
             load: nil,
             phase: :down,
             hello: nil,
+            started_at: nil,
             up_at: nil,
             failures: 0,
             answers: 0,
@@ -31,7 +32,7 @@ defmodule ErlBridge.Pool.Slot do
             replacement: nil
 
   @typedoc """
-  The worker and its load; `:down`, `:starting` or `:up`; Python's hello; when it came up (ms);
+  The worker and its load; `:down`, `:starting` or `:up`; Python's hello; when it was started and came up (ms);
   failures since it last was well; the answers it had given at the last health check, and the check
   under way; and the worker that is to replace it.
   """
@@ -40,6 +41,7 @@ defmodule ErlBridge.Pool.Slot do
           load: Load.t() | nil,
           phase: :down | :starting | :up,
           hello: map | nil,
+          started_at: integer | nil,
           up_at: integer | nil,
           failures: non_neg_integer,
           answers: non_neg_integer,
@@ -47,10 +49,19 @@ defmodule ErlBridge.Pool.Slot do
           replacement: {pid, Load.t()} | nil
         }
 
-  @doc "A worker is being started in it."
-  @spec started(t, pid, Load.t()) :: t
-  def started(%__MODULE__{} = slot, worker, load),
-    do: %{slot | worker: worker, load: load, phase: :starting, check: nil, answers: 0}
+  @doc "A worker is being started in it, at `now` (ms)."
+  @spec started(t, pid, Load.t(), integer) :: t
+  def started(%__MODULE__{} = slot, worker, load, now) do
+    %{
+      slot
+      | worker: worker,
+        load: load,
+        phase: :starting,
+        started_at: now,
+        check: nil,
+        answers: 0
+    }
+  end
 
   @doc "Its worker is ready at `now` (ms)."
   @spec up(t, map, integer) :: t
