@@ -98,6 +98,7 @@ def serve_port(
         print(f"erl_bridge port: --fds: descriptors {fds} are not open: {error}", file=sys.stderr)
         return 2
     # Only now, with stdout out of reach, is anything imported that might print.
+    from . import logs
     from .app import Bridge, load, table
     from .dispatch import Capacity, Dispatcher
     from .handlers import builtin, system
@@ -119,7 +120,12 @@ def serve_port(
     transport = PortTransport(*descriptors, spin_us=spin_us)
     dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=transport.interrupt)
     hello = system.hello(handlers, capacity, max_frame)
-    ready: Callable[[], object] = (lambda: None) if no_preload or no_dspy else jobs.start
+
+    def ready() -> None:
+        logs.install()
+        if not (no_preload or no_dspy):
+            jobs.start()
+
     try:
         serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready)
     finally:

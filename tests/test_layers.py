@@ -17,7 +17,7 @@ PACKAGE = Path(erl_bridge.__file__).parent
 LAYERS = [
     ["values", "errors", "version"],
     ["terms"],
-    ["etf", "vocabulary", "refusals", "framing", "timers", "lanes"],
+    ["etf", "vocabulary", "refusals", "framing", "timers", "lanes", "logs"],
     ["validation", "error_map", "messages", "context", "arguments"],
     ["app", "wire", "files"],
     ["session", "dispatch"],

@@ -19,6 +19,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from .. import logs
 from ..app import Bridge, load, table
 from ..errors import Stopped
 from ..handlers import builtin, preload
@@ -145,6 +146,7 @@ def main(argv: list[str]) -> None:
     handlers = table(builtin(dspy=dspy), load(app) if app else Bridge())
     if dspy:
         preload()
+        logs.install()
     gc.collect()
     gc.freeze()  # keep the collector from writing to pages that jobs share
     template = Template(socket.socket(fileno=fd), handlers, memory)

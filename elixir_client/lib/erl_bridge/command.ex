@@ -45,7 +45,10 @@ defmodule ErlBridge.Command do
     python = options[:python] || Application.get_env(:erl_bridge, :python)
     chosen = if python, do: [{"ERL_BRIDGE_PYTHON", python}], else: []
 
-    for {name, value} <- chosen ++ Enum.to_list(options.env) do
+    # Stderr reads the levels.
+    own = [{"ERL_BRIDGE_LOG_LEVELS", "1"}]
+
+    for {name, value} <- own ++ chosen ++ Enum.to_list(options.env) do
       {String.to_charlist(name), value && String.to_charlist(value)}
     end
   end

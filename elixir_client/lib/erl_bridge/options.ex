@@ -148,7 +148,8 @@ defmodule ErlBridge.Options do
     log_level: [
       type: {:in, [:none | @levels]},
       default: :info,
-      doc: "the level at which Python's stderr goes to `Logger`; `:none` for not at all"
+      doc:
+        "the level at which Python's stderr goes to `Logger`, but for what `logging` gave a level; `:none` for nothing at all"
     ],
     retry_budget: [
       type: {:options, :retry_budget},

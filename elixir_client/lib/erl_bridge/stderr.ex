@@ -1,7 +1,7 @@
 defmodule ErlBridge.Stderr do
   @moduledoc """
   Python's stderr, line by line: each line goes to `Logger`, and the last ones are kept for error
-  messages.
+  messages. What Python's `logging` wrote has a level of its own.
 
   A port cannot tell a program's stderr from its stdout, and leaves it to the terminal of the
   node. So Python writes its stderr into a named pipe, and a second port reads that pipe through
@@ -65,9 +65,12 @@ defmodule ErlBridge.Stderr do
 
   @impl true
   def handle_info({port, {:data, {_eol, text}}}, %{port: port} = state) do
-    lines = text |> printable() |> String.split("\r", trim: true)
+    lines =
+      for line <- text |> printable() |> String.split("\r", trim: true), do: level(line, state)
+
     if state.level != :none, do: Enum.each(lines, &log(&1, state))
-    {:noreply, %{state | lines: Enum.take(Enum.reverse(lines) ++ state.lines, @kept)}}
+    kept = Enum.reverse(Enum.map(lines, &elem(&1, 1))) ++ state.lines
+    {:noreply, %{state | lines: Enum.take(kept, @kept)}}
   end
 
   def handle_info({port, {:exit_status, _status}}, %{port: port, stopping: nil} = state),
@@ -82,7 +85,15 @@ defmodule ErlBridge.Stderr do
     {:stop, :normal, state}
   end
 
-  defp log(line, state), do: Logger.log(state.level, "[#{state.name}] #{line}")
+  # Python's `logging` tells the level of a line as sd-daemon(3) does.
+  @syslog {:emergency, :alert, :critical, :error, :warning, :notice, :info, :debug}
+
+  defp level(<<?<, digit, ?>, line::binary>>, _state) when digit in ?0..?7,
+    do: {elem(@syslog, digit - ?0), line}
+
+  defp level(line, state), do: {state.level, line}
+
+  defp log({level, line}, state), do: Logger.log(level, "[#{state.name}] #{line}")
 
   defp printable(text) do
     if String.valid?(text), do: text, else: :unicode.characters_to_binary(text, :latin1)

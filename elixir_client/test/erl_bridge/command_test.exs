@@ -23,7 +23,12 @@ defmodule ErlBridge.CommandTest do
     options = Options.validate!([python: "/opt/py", env: %{"A" => "b", "C" => false}], :start)
 
     assert Command.environment(options) ==
-             [{~c"ERL_BRIDGE_PYTHON", ~c"/opt/py"}, {~c"A", ~c"b"}, {~c"C", false}]
+             [
+               {~c"ERL_BRIDGE_LOG_LEVELS", ~c"1"},
+               {~c"ERL_BRIDGE_PYTHON", ~c"/opt/py"},
+               {~c"A", ~c"b"},
+               {~c"C", false}
+             ]
   end
 
   test "the port is one of frames, runs where it is told and on the descriptors it is told" do

@@ -271,6 +271,25 @@ defmodule ErlBridge.BridgeTest do
     end
   end
 
+  describe "logging" do
+    test "goes to Logger at its level" do
+      bridge = Live.start!(log_level: :info)
+
+      log =
+        capture_log(fn ->
+          {:ok, nil} = ErlBridge.call(bridge, :log, %{"level" => "WARNING", "text" => "look out"})
+
+          {:ok, nil} =
+            ErlBridge.call(bridge, :log, %{"level" => "CRITICAL", "text" => "too late"})
+
+          ErlBridge.stop(bridge)
+        end)
+
+      assert log =~ ~r/\[warn(ing)?\] \[python \d+\] shop: look out/
+      assert log =~ ~r/\[critical\] \[python \d+\] shop: too late/
+    end
+  end
+
   defp assert_ended(os_pid) do
     script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
     watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])

@@ -1,5 +1,6 @@
 """The handlers that the live tests of the Elixir client call."""
 
+import logging
 import os
 import queue
 import sys
@@ -117,3 +118,8 @@ def die_once(payload, context):
     if os.getpid() == payload["os_pid"]:
         os._exit(3)
     return os.getpid()
+
+
+@app.handler("log")
+def log(payload, context):
+    logging.getLogger("shop").log(getattr(logging, payload["level"]), payload["text"])

@@ -12,6 +12,7 @@ import threading
 import warnings
 from typing import Any
 
+from ... import logs
 from ...context import Context
 
 # Read when the packages are imported. Prices of models come from the package and not from the network.
@@ -49,6 +50,8 @@ def _quieten_logs() -> None:
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:
         handler.addFilter(RedactingFilter())
+        if logs.wanted():
+            handler.setFormatter(logs.formatter())
 
 
 def _rehearse() -> None:
