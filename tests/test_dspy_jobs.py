@@ -497,3 +497,23 @@ def test_every_error_is_one_of_the_protocol() -> None:
     with pytest.raises(BridgeError) as caught:
         predict(lm={"model": "openai/x", "api_base": "http://127.0.0.1:1", "api_key": "secret-key"})
     assert (caught.value.error_type, caught.value.recovery_strategy) == ("lm_error", "retry")
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(**changes: Any) -> Any:
+    payload = {"signature": QA, "training_data": pairs(("a", "b"), ("c", "d")), "lm": LOCAL, **changes}
+    return jobs.train_model(payload, Client().context)
+
+
+def test_training_makes_demonstrations_of_the_rows() -> None:
+    result = train(method=A("few_shot"), config={"max_labeled_demos": 1})
+    assert str(metrics_of(result)["optimizer"]) == "labeled_few_shot"
+    assert len(result[A("program")][A("demos")]) == 1
+    assert str(metrics_of(train(config={"optimizer": "bootstrap_few_shot"}))["optimizer"]) == "bootstrap_few_shot"
+
+
+def test_no_weights_are_changed() -> None:
+    with pytest.raises(InvalidRequest, match=r'^payload\.method: expected few_shot .*, got "fine_tune"$'):
+        train(method=A("fine_tune"))

@@ -268,6 +268,10 @@ defmodule ErlBridge do
     end
   end
 
+  @doc "Like `await/1`, but returns the result or raises the error."
+  @spec await!(Request.t()) :: term
+  def await!(%Request{} = request), do: bang!(await(request))
+
   @doc """
   Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for
   it.
@@ -327,25 +331,50 @@ defmodule ErlBridge do
   def optimize(bridge, signature, training_data, options \\ []) do
     options = work_options(options, :optimize)
     payload = Payload.optimize(signature, training_data, options)
+    optimized(bridge, :optimize_signature, payload, options)
+  end
 
+  @doc """
+  Trains a signature on rows of examples: they become demonstrations, without the language model
+  being asked for more than the scores before and after.
+
+  Gives what `optimize/4` gives, of which it is the shortest way.
+
+      {:ok, %{program: program}} = ErlBridge.train(bridge, "question -> answer", rows, lm: lm)
+
+  #{Options.docs(:train)}
+  """
+  @spec train(bridge, Payload.signature(), Payload.rows(), keyword) :: result
+  def train(bridge, signature, training_data, options \\ []) do
+    options = work_options(options, :train)
+    payload = Payload.train(signature, training_data, options)
+    optimized(bridge, :train_model, payload, options)
+  end
+
+  @doc "Like `train/4`, but returns the result or raises the error."
+  @spec train!(bridge, Payload.signature(), Payload.rows(), keyword) :: map
+  def train!(bridge, signature, training_data, options \\ []),
+    do: bang!(train(bridge, signature, training_data, options))
+
+  defp optimized(bridge, request_type, payload, options) do
     with {:ok, route} <- Route.lookup(bridge),
          # What a fallback gives is no optimization: the cache must not keep it.
          once = Map.delete(options, :fallback),
-         optimize = &optimize_now(route, bridge, payload, %{once | timeout: &1}),
-         {:error, error} <- cached(route, payload, once, optimize) do
-      Recovery.fall_back(error, recovery(route, bridge, :optimize_signature, payload, options))
+         optimize = &optimize_now(route, bridge, request_type, payload, %{once | timeout: &1}),
+         {:error, error} <- cached(route, {request_type, payload}, once, optimize) do
+      Recovery.fall_back(error, recovery(route, bridge, request_type, payload, options))
     end
   end
 
-  defp optimize_now(route, bridge, payload, options) do
-    with {:ok, result} <- recovered(route, bridge, :optimize_signature, payload, options) do
+  defp optimize_now(route, bridge, request_type, payload, options) do
+    with {:ok, result} <- recovered(route, bridge, request_type, payload, options) do
       Telemetry.optimization(result, %{bridge: bridge})
       {:ok, result}
     end
   end
 
   # What a callback does is no data, so the cache cannot know whether it is still the same.
-  defp cached(%{cache: cache} = route, payload, options, optimize) do
+  defp cached(%{cache: cache} = route, request, options, optimize) do
     no_code? = options.callbacks == %{} or Map.has_key?(options, :cache_key)
 
     if cache != nil and Map.get(options, :cache, no_code?) do
@@ -354,7 +383,7 @@ defmodule ErlBridge do
 
         key =
           Cache.key(%{
-            payload: payload,
+            request: request,
             callback_names: names,
             cache_key: options[:cache_key],
             version: version

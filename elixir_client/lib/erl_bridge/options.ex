@@ -17,6 +17,7 @@ defmodule ErlBridge.Options do
           | :cast
           | :stream
           | :optimize
+          | :train
           | :evaluate
           | :predict
           | :recovery
@@ -384,6 +385,14 @@ defmodule ErlBridge.Options do
     cast: Keyword.take(@call, [:timeout, :session, :metadata, :trace]),
     stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
+    train:
+      [
+        method: [
+          type: {:in, [:few_shot]},
+          doc: "how to learn: `:few_shot`, from rows as examples"
+        ]
+      ] ++
+        @optimize,
     evaluate:
       @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered,
     predict: @module ++ @config ++ @language_model ++ @call ++ @recovered,

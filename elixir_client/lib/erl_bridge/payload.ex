@@ -30,6 +30,11 @@ defmodule ErlBridge.Payload do
     |> put_config(options, [:optimizer, :metric])
   end
 
+  @doc "The payload of `:train_model`."
+  @spec train(signature, rows, map) :: map
+  def train(signature, training_data, options),
+    do: signature |> optimize(training_data, options) |> take(options, [:method])
+
   @doc "The payload of `:evaluate_pipeline`."
   @spec evaluate(program | signature, rows, map) :: map
   def evaluate(target, data, options) do

@@ -159,6 +159,17 @@ defmodule ErlBridge.DSPyTest do
     assert {:ok, :healthy} = ErlBridge.health_check(bridge)
   end
 
+  test "training makes demonstrations of the rows" do
+    bridge = Live.shared()
+    options = [lm: "local/nearest-demo", config: [max_labeled_demos: 2]]
+    assert {:ok, %{program: program}} = ErlBridge.train(bridge, @signature, @rows, options)
+    assert length(program.demos) == min(2, length(@rows))
+
+    assert_raise ArgumentError, ~r/:method/, fn ->
+      ErlBridge.train(bridge, @signature, @rows, method: :fine_tune)
+    end
+  end
+
   @tag :capture_log
   test "kill -9 of Python during an optimization is an error at once" do
     bridge = Live.start!()

@@ -9,6 +9,7 @@ _JOBS = f"{__name__}.jobs"
 
 HANDLERS = [
     Handler("optimize_signature", f"{_JOBS}:optimize_signature", run="job"),
+    Handler("train_model", f"{_JOBS}:train_model", run="job"),
     Handler("evaluate_pipeline", f"{_JOBS}:evaluate_pipeline", run="job"),
     Handler("predict", f"{_JOBS}:predict", run="job", reuse=True),
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...error_map import error_map
 from ...errors import BridgeError, InvalidRequest
+from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ...context import Context
     from .models import Model
+    from .optimizers import Optimizer
     from .programs import Program
     from .rows import Row
 
@@ -104,7 +106,22 @@ def optimize_signature(payload: Any, context: Context) -> Any:
     What is returned is what the optimizer chose, also where its score is no higher than before.
     """
     request = validate(payload, schema.OptimizeSignature)
-    optimizer, options = optimizers.read(request.config)
+    return _optimize(request, *optimizers.read(request.config), context)
+
+
+def train_model(payload: Any, context: Context) -> Any:
+    """``:train_model``: a program that has learned from rows, by ``method`` ``:few_shot``, the one there is.
+
+    It is ``:optimize_signature`` with ``:labeled_few_shot`` unless the configuration names another optimizer: the rows
+    become demonstrations as they are. The result is the same.
+    """
+    request = validate(payload, schema.TrainModel)
+    if request.method != "few_shot":
+        raise invalid("payload.method", "few_shot (this version changes no model's weights)", request.method)
+    return _optimize(request, *optimizers.read(request.config, optimizers.FEW_SHOT), context)
+
+
+def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: Any, context: Context) -> Any:
     program = programs.from_payload_of(request)
     training = read_rows(request.training_data, program.signature, "payload.training_data")
     validation = training

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .metrics import Scorer
 
 DEFAULT = "bootstrap_few_shot"
+FEW_SHOT = "labeled_few_shot"  # what trains without asking the model
 PATH = "payload.config"
 
 Count = Annotated[int, Meta(ge=0)]
@@ -141,10 +142,10 @@ _BY_NAME = {name: optimizer for optimizer in OPTIMIZERS for name in (optimizer.n
 _ALIASES = {"max_bootstrapped_demos": "max_demos", "num_candidate_programs": "num_candidates", "k": "max_labeled_demos"}
 
 
-def read(config: Any) -> tuple[Optimizer, Any]:
+def read(config: Any, default: str = DEFAULT) -> tuple[Optimizer, Any]:
     """The optimizer that ``payload.config`` names and an instance of its options. Raises :class:`InvalidRequest`."""
     pairs = by_name({} if config is None else config, PATH)
-    name = pairs.get("optimizer", (None, DEFAULT))[1]
+    name = pairs.get("optimizer", (None, default))[1]
     if not isinstance(name, (Atom, str)) or str(name) not in _BY_NAME:
         raise invalid(f"{PATH}.optimizer", f"one of {', '.join(_BY_NAME)}", name)
     optimizer = _BY_NAME[str(name)]

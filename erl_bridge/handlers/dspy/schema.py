@@ -65,6 +65,12 @@ class OptimizeSignature(Struct, kw_only=True):
     config: Any = None
 
 
+class TrainModel(OptimizeSignature, kw_only=True):
+    """``:train_model``: as ``:optimize_signature``, and the ``method``."""
+
+    method: str = "few_shot"
+
+
 class EvaluateConfig(Struct, kw_only=True):
     """How to score: the metric, and how many rows at once."""
 
