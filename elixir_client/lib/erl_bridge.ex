@@ -374,23 +374,21 @@ defmodule ErlBridge do
   end
 
   # What a callback does is no data, so the cache cannot know whether it is still the same.
-  defp cached(%{cache: cache} = route, request, options, optimize) do
+  defp cached(%{cache: cache}, request, options, optimize) do
     no_code? = options.callbacks == %{} or Map.has_key?(options, :cache_key)
 
     if cache != nil and Map.get(options, :cache, no_code?) do
-      with {:ok, %{version: version}} <- Pool.hello(route) do
-        names = options.callbacks |> Map.keys() |> Enum.map(&to_string/1) |> Enum.sort()
+      names = options.callbacks |> Map.keys() |> Enum.map(&to_string/1) |> Enum.sort()
 
-        key =
-          Cache.key(%{
-            request: request,
-            callback_names: names,
-            cache_key: options[:cache_key],
-            version: version
-          })
+      key =
+        Cache.key(%{
+          request: request,
+          callback_names: names,
+          cache_key: options[:cache_key],
+          version: Application.spec(:erl_bridge, :vsn)
+        })
 
-        Cache.fetch(cache, key, optimize, timeout: options.timeout, refresh: options.refresh)
-      end
+      Cache.fetch(cache, key, optimize, timeout: options.timeout, refresh: options.refresh)
     else
       optimize.(options.timeout)
     end

@@ -108,7 +108,17 @@ defmodule ErlBridge.Pool do
     within = min(route.queue_timeout, Deadline.remaining(deadline))
     result = await_room(ref, route, within)
     Process.demonitor(ref, [:flush])
+    flush(ref)
     result
+  end
+
+  # A cancel and a grant may have crossed.
+  defp flush(ref) do
+    receive do
+      {^ref, _what, _content} -> flush(ref)
+    after
+      0 -> :ok
+    end
   end
 
   defp await_room(ref, route, within) do
