@@ -22,8 +22,20 @@ defmodule ErlBridge.Command do
        if(options[:cd], do: [cd: String.to_charlist(options.cd)], else: [])}
   end
 
-  @doc "The arguments of the launcher."
+  @doc """
+  The arguments of the launcher, for a bridge, or with `:read` for a reader of that file.
+
+      iex> ErlBridge.Command.arguments(%{read: "/data/train.csv", format: :csv})
+      ["read", "/data/train.csv", "--on-demand", "--format", "csv"]
+  """
   @spec arguments(map) :: [String.t()]
+  def arguments(%{read: path} = options) do
+    ["read", path, "--on-demand"] ++
+      value("--format", options[:format]) ++
+      value("--max-file", options[:max_file]) ++
+      value("--max-row", options[:max_row])
+  end
+
   def arguments(options) do
     ["port"] ++
       value("--app", options[:app]) ++

@@ -168,6 +168,11 @@ defmodule ErlBridge.Error do
     }
   end
 
+  @doc "What was given does not fit; `context` is for programs: `:path`, `:expected`, `:got`."
+  @spec invalid(String.t(), map) :: t
+  def invalid(message, context),
+    do: %__MODULE__{type: :invalid_request, message: message, context: context}
+
   @doc "Another request with this id is in flight."
   @spec duplicate_id(term) :: t
   def duplicate_id(id) do

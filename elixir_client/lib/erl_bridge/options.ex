@@ -26,6 +26,7 @@ defmodule ErlBridge.Options do
           | :cache
           | :cache_fetch
           | :cache_put
+          | :data_file
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -378,6 +379,27 @@ defmodule ErlBridge.Options do
                  ]
                ] ++ @cache_put
 
+  @data_file [
+    python: Keyword.fetch!(@start, :python),
+    format: [
+      type: {:in, [:yaml, :json, :jsonl, :csv]},
+      doc: "the format of a file whose name does not end in it"
+    ],
+    max_file: [
+      type: :pos_integer,
+      doc: "the most bytes that a YAML or JSON file may have; 64 MiB unless told"
+    ],
+    max_row: [
+      type: :pos_integer,
+      doc: "the most bytes that a row of another file may have; 16 MiB unless told"
+    ],
+    timeout: [
+      type: :timeout,
+      default: 60_000,
+      doc: "how long Python may take for a document or for the next batch of rows"
+    ]
+  ]
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -401,7 +423,8 @@ defmodule ErlBridge.Options do
     circuit_breaker: @circuit_breaker,
     cache: @cache,
     cache_fetch: @cache_fetch,
-    cache_put: @cache_put
+    cache_put: @cache_put,
+    data_file: @data_file
   }
 
   @doc """

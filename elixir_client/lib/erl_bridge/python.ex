@@ -1,8 +1,9 @@
 defmodule ErlBridge.Python do
   @moduledoc """
-  The Python process of one worker: started, greeted, written to, and seen to its end.
+  A Python process: started, greeted, written to, and seen to its end.
 
-  The worker's process owns the port and calls all of these.
+  The process that starts it owns the port and calls all of these: a worker of a bridge, or the
+  reader of a file.
   """
 
   alias ErlBridge.{Command, Error, OsProcess, Protocol, Reaper, Stderr}
