@@ -27,6 +27,8 @@ defmodule ErlBridge.Options do
           | :cache_fetch
           | :cache_put
           | :data_file
+          | :config
+          | :optimization
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -400,6 +402,43 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @optimization [
+    enabled: [
+      type: :boolean,
+      default: true,
+      doc: "whether steps that have training data are optimized"
+    ],
+    strategy: [
+      type: {:in, ~w(bootstrap_few_shot labeled_few_shot bootstrap_few_shot_with_random_search)},
+      default: "bootstrap_few_shot",
+      doc: "the optimizer of steps that name none"
+    ],
+    max_demos: [type: :pos_integer, doc: "how many answers of the model become demonstrations"],
+    max_labeled_demos: [type: :pos_integer, doc: "how many demonstrations there are in all"],
+    num_candidates: [type: :pos_integer, doc: "how many programs a random search compares"],
+    num_threads: [type: {:integer, 1..256}, doc: "how many rows are worked on at once"],
+    seed: [type: :non_neg_integer, doc: "shuffles the training data"]
+  ]
+
+  @config_options [
+    bridge: [
+      type: {:options, :start},
+      default: [],
+      doc: "options of the bridge, as `ErlBridge.start_link/1` takes them"
+    ],
+    cache_ttl: [type: :timeout, doc: "how many milliseconds an optimized program is kept"],
+    optimization: [
+      type: {:options, :optimization},
+      default: [],
+      doc: "settings of the optimization"
+    ],
+    lm: [type: :any, doc: "the language model of steps that name none"],
+    dir: [
+      type: :string,
+      doc: "the folder that files of rows are relative to; that of the YAML file unless told"
+    ]
+  ]
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -424,7 +463,9 @@ defmodule ErlBridge.Options do
     cache: @cache,
     cache_fetch: @cache_fetch,
     cache_put: @cache_put,
-    data_file: @data_file
+    data_file: @data_file,
+    config: @config_options,
+    optimization: @optimization
   }
 
   @doc """
@@ -445,6 +486,31 @@ defmodule ErlBridge.Options do
     for({name, field} <- fields, Keyword.has_key?(field, :default), do: {name, field[:default]})
     |> Map.new()
     |> Map.merge(Map.new(options))
+  end
+
+  @doc """
+  Whether a value is right for an option: `:ok`, or what was expected.
+
+      iex> ErlBridge.Options.check(:start, :pool_size, 0)
+      {:error, "a positive integer"}
+  """
+  @spec check(schema, atom, term) :: :ok | {:error, String.t()}
+  def check(schema, name, value) do
+    type = @schemas |> Map.fetch!(schema) |> Keyword.fetch!(name) |> Keyword.fetch!(:type)
+    if valid?(type, value), do: :ok, else: {:error, expected(type)}
+  end
+
+  @doc """
+  The name that is meant, where one of them is like enough.
+
+      iex> ErlBridge.Options.nearest("pool_sise", ["pool_size", "timeout"])
+      "pool_size"
+  """
+  @spec nearest(name, [name]) :: name | nil when name: atom | String.t()
+  def nearest(name, names) do
+    likeness = &String.jaro_distance(to_string(name), to_string(&1))
+    near = Enum.max_by(names, likeness)
+    if likeness.(near) >= @alike, do: near
   end
 
   @doc "The names of a schema's options."
@@ -494,12 +560,6 @@ defmodule ErlBridge.Options do
   defp available(names) do
     {last, others} = List.pop_at(Enum.map(names, &inspect/1), -1)
     "The options are #{Enum.join(others, ", ")} and #{last}"
-  end
-
-  defp nearest(name, names) do
-    likeness = &String.jaro_distance(Atom.to_string(name), Atom.to_string(&1))
-    near = Enum.max_by(names, likeness)
-    if likeness.(near) >= @alike, do: near
   end
 
   defp valid?(:any, _value), do: true

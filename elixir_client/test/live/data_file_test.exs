@@ -157,7 +157,8 @@ defmodule ErlBridge.DataFileTest do
         end)
         |> Task.await(:infinity)
 
-      assert most < 12_000_000
+      # All rows at once are over 60 MB.
+      assert most < 20_000_000
     end
 
     test "raises where the file is wrong", %{tmp_dir: tmp_dir} do
