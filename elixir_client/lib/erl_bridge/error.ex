@@ -173,6 +173,10 @@ defmodule ErlBridge.Error do
   def invalid(message, context),
     do: %__MODULE__{type: :invalid_request, message: message, context: context}
 
+  @doc "A function or a module of the user's failed, or gave what it must not."
+  @spec callback_failed(String.t()) :: t
+  def callback_failed(why), do: %__MODULE__{type: :callback_error, message: why}
+
   @doc "Another request with this id is in flight."
   @spec duplicate_id(term) :: t
   def duplicate_id(id) do

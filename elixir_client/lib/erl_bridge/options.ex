@@ -29,6 +29,7 @@ defmodule ErlBridge.Options do
           | :data_file
           | :config
           | :optimization
+          | :pipeline
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -439,6 +440,33 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @pipeline [
+    inputs: [
+      type: :map,
+      default: %{},
+      doc: "what steps refer to as `$inputs.name`, by name (an atom or a string)"
+    ],
+    handlers: [
+      type: :handlers,
+      default: %{},
+      doc:
+        "what does the steps of a type: `%{\"type\" => fun_or_module}`, `ErlBridge.Pipeline.Handler`"
+    ],
+    bridge: [type: :any, doc: "a running bridge; without it one is started for the pipeline"],
+    cache: [type: :any, doc: "a running `ErlBridge.Cache` that keeps the optimized programs"],
+    callbacks: Keyword.fetch!(@call, :callbacks),
+    optimize_timeout: [
+      type: :timeout,
+      default: :infinity,
+      doc: "how long the optimization of one step may take"
+    ],
+    config: [
+      type: {:options, :config},
+      default: [],
+      doc: "the options of `ErlBridge.Config.load/2`"
+    ]
+  ]
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -465,7 +493,8 @@ defmodule ErlBridge.Options do
     cache_put: @cache_put,
     data_file: @data_file,
     config: @config_options,
-    optimization: @optimization
+    optimization: @optimization,
+    pipeline: @pipeline
   }
 
   @doc """
@@ -610,6 +639,13 @@ defmodule ErlBridge.Options do
       end)
   end
 
+  defp valid?(:handlers, handlers) do
+    is_map(handlers) and
+      Enum.all?(handlers, fn {type, handler} ->
+        is_binary(type) and (is_function(handler, 2) or is_atom(handler))
+      end)
+  end
+
   defp expected(:any), do: "any term"
   defp expected(:string), do: "a string"
   defp expected(:strings), do: "a list of strings"
@@ -633,5 +669,6 @@ defmodule ErlBridge.Options do
   defp expected(:fallback), do: "a function of 1 argument or a module"
   defp expected({:options, _schema}), do: "a keyword list of its options"
   defp expected({:options_or_false, _schema}), do: "a keyword list of its options, or false"
+  defp expected(:handlers), do: "a map of strings to functions of 2 arguments or modules"
   defp expected(:callbacks), do: "a map of atoms or strings to functions"
 end

@@ -1,0 +1,262 @@
+defmodule ErlBridge.PipelineTest do
+  @moduledoc "Pipelines through the real Python, with the language model that needs no key."
+  use ExUnit.Case, async: true
+  doctest ErlBridge.Pipeline.Handler
+
+  alias ErlBridge.{Cache, Config, Error, Live, Pipeline}
+
+  @moods ["happy", "sad"]
+  @rows for {mood, words} <- [
+              {"happy", ~w(sun smile laugh joy)},
+              {"sad", ~w(rain tears cry grief)}
+            ],
+            word <- words,
+            place <- ~w(today here),
+            do: %{"sentence" => "so much #{word} #{place}", "mood" => mood}
+
+  @step %{
+    "name" => "dspy_step",
+    "type" => "dspy_claude",
+    "dspy_signature" => %{
+      "instructions" => "Tell the mood of the sentence.",
+      "input_fields" => ["sentence"],
+      "output_fields" => [%{"name" => "mood", "type" => ["literal", @moods]}]
+    },
+    "training_data" => @rows
+  }
+  @upcase %{
+    "name" => "loud",
+    "type" => "upcase",
+    "inputs" => %{"text" => "$dspy_step.mood", "of" => "$inputs.sentence"}
+  }
+
+  setup_all do
+    %{bridge: start_supervised!({ErlBridge, Live.options(preload: true)})}
+  end
+
+  defp workflow(steps, more \\ %{}),
+    do: %{"workflow" => Map.merge(%{"lm" => "local/nearest-demo", "steps" => steps}, more)}
+
+  defp handlers do
+    %{"upcase" => fn %{"text" => text}, _context -> {:ok, %{"text" => String.upcase(text)}} end}
+  end
+
+  @tag :tmp_dir
+  test "full pipeline execution with DSPy optimization", %{tmp_dir: tmp_dir} do
+    path = Path.join(tmp_dir, "pipeline.yaml")
+
+    csv = for %{"sentence" => sentence, "mood" => mood} <- @rows, do: "#{sentence},#{mood}\n"
+    File.write!(Path.join(tmp_dir, "rows.csv"), ["sentence,mood\n" | csv])
+
+    File.write!(path, """
+    workflow:
+      name: dspy_enhanced_pipeline
+      lm: local/nearest-demo
+      dspy_config:
+        python_bridge:
+          pool_size: 1
+          cache_ttl: 3600
+          max_retries: 3
+          timeout: 30000
+        optimization:
+          enabled: true
+          strategy: "bootstrap_few_shot"
+          max_demos: 4
+      steps:
+        - name: dspy_step
+          type: dspy_claude
+          dspy_signature:
+            instructions: Tell the mood of the sentence.
+            input_fields: [sentence]
+            output_fields:
+              - {name: mood, type: "Literal['happy', 'sad']"}
+          training_data: rows.csv
+        - name: loud
+          type: upcase
+          inputs: {text: $dspy_step.mood}
+    """)
+
+    options = [inputs: %{sentence: "nothing but tears"}, handlers: handlers()]
+    assert {:ok, result} = Pipeline.execute(path, options)
+    assert result["dspy_step"]["dspy_optimization_applied"] == true
+    assert result["dspy_step"]["success"] == true
+    assert result["dspy_step"]["outputs"] == %{"mood" => "sad"}
+    assert %{baseline_score: 0.5, score: score} = result["dspy_step"]["optimization_metrics"]
+    assert score > 0.5
+
+    assert %{"success" => true, "outputs" => %{"text" => "SAD"}, "error" => nil} = result["loud"]
+    assert result["loud"]["dspy_optimization_applied"] == false
+    assert is_integer(result["loud"]["duration_ms"])
+    assert Live.mailbox() == []
+  end
+
+  test "a step without optimization asks the signature as it is", %{bridge: bridge} do
+    workflow = workflow([@step], %{"dspy_config" => %{"optimization" => %{"enabled" => false}}})
+    options = [bridge: bridge, inputs: %{"sentence" => "tears"}]
+    assert {:ok, %{"dspy_step" => step}} = Pipeline.execute(workflow, options)
+    assert %{"success" => true, "dspy_optimization_applied" => false, "error" => nil} = step
+    assert step["outputs"]["mood"] in @moods
+  end
+
+  test "a later step of DSPy's uses outputs and reasoning of an earlier one", %{bridge: bridge} do
+    steps = [
+      %{
+        "name" => "think",
+        "type" => "dspy",
+        "dspy_signature" => "question -> answer",
+        "module" => "chain_of_thought"
+      },
+      %{
+        "name" => "check",
+        "type" => "dspy",
+        "dspy_signature" => "answer, reasoning, hints: list[str] -> ok: bool",
+        "inputs" => %{
+          "answer" => "$think.answer",
+          "reasoning" => "$think.reasoning",
+          "hints" => ["$inputs.question", "$$1"]
+        },
+        "lm" => %{"callback" => "judge"}
+      }
+    ]
+
+    test = self()
+
+    judge = fn request ->
+      send(test, {:asked, inspect(request)})
+      "[[ ## ok ## ]]\nTrue\n\n[[ ## completed ## ]]"
+    end
+
+    assert {:ok, %{"check" => %{"outputs" => %{"ok" => true}}}} =
+             Pipeline.execute(workflow(steps),
+               bridge: bridge,
+               inputs: %{question: "why?"},
+               callbacks: %{judge: judge}
+             )
+
+    assert_receive {:asked, request}
+    assert request =~ "why?" and request =~ "$1"
+  end
+
+  test "a cache keeps the program", %{bridge: bridge} do
+    cache = start_supervised!(Cache)
+    options = [bridge: bridge, cache: cache, inputs: %{sentence: "tears"}]
+
+    for _twice <- 1..2 do
+      assert {:ok, %{"dspy_step" => %{"dspy_optimization_applied" => true}}} =
+               Pipeline.execute(workflow([@step]), options)
+    end
+
+    assert {:ok, %{misses: 1, hits: 1}} = Cache.stats(cache)
+  end
+
+  # A field of the rows' that is not there: Python refuses the optimization.
+  @failing Map.put(@step, "training_data", [%{"sentence" => "no mood"}])
+
+  test "a step of DSPy's that fails is given to the handler of its type", %{bridge: bridge} do
+    handler = fn %{"sentence" => "tears"}, %{error: error, results: %{}} ->
+      {:ok, %{"mood" => "unknown, as #{error.type}"}}
+    end
+
+    assert {:ok, result} =
+             Pipeline.execute(workflow([@failing, @upcase]),
+               bridge: bridge,
+               inputs: %{sentence: "tears"},
+               handlers: Map.put(handlers(), "dspy_claude", handler)
+             )
+
+    assert %{"success" => true, "dspy_optimization_applied" => false} = result["dspy_step"]
+    assert %Error{type: :invalid_request, message: message} = result["dspy_step"]["error"]
+    assert message =~ "training_data[0]"
+    assert result["loud"]["outputs"]["text"] == "UNKNOWN, AS INVALID_REQUEST"
+  end
+
+  test "without one the pipeline ends, with the results so far", %{bridge: bridge} do
+    first = %{"name" => "first", "type" => "upcase", "inputs" => %{"text" => "a"}}
+
+    assert {:error, %Error{type: :invalid_request, context: context}} =
+             Pipeline.execute(workflow([first, @failing, @upcase]),
+               bridge: bridge,
+               inputs: %{sentence: "tears"},
+               handlers: handlers()
+             )
+
+    assert context.step == "dspy_step"
+    assert %{"first" => %{"success" => true}, "dspy_step" => failed} = context.results
+    assert %{"success" => false, "outputs" => nil, "error" => %Error{}} = failed
+    refute Map.has_key?(context.results, "loud")
+  end
+
+  test "a handler that raises or gives no map ends the pipeline, as a module does that is none" do
+    step = [%{"name" => "first", "type" => "x"}]
+
+    for {handler, message} <- [
+          {fn _inputs, _context -> raise "no room" end, "no room"},
+          {fn _inputs, _context -> exit(:gone) end, "gone"},
+          {fn _inputs, _context -> :ok end, "expected {:ok, outputs}"},
+          {NoSuchModule, "NoSuchModule.handle/2 is undefined"}
+        ] do
+      assert {:error, %Error{type: :callback_error} = error} =
+               Pipeline.execute(workflow(step), handlers: %{"x" => handler})
+
+      assert error.message =~ message
+    end
+  end
+
+  test "an output that a handler did not give is named" do
+    steps = [
+      %{"name" => "first", "type" => "x"},
+      %{"name" => "second", "type" => "x", "inputs" => %{"a" => "$first.b"}}
+    ]
+
+    assert {:error, %Error{message: message}} =
+             Pipeline.execute(workflow(steps),
+               handlers: %{"x" => fn _inputs, _context -> {:ok, %{"c" => 1}} end}
+             )
+
+    assert message =~ ~s($first.b is not among the outputs of first: "c")
+  end
+
+  test "what is missing is found before anything runs" do
+    test = self()
+    handlers = %{"upcase" => fn _inputs, _context -> send(test, :ran) end}
+    first = %{"name" => "first", "type" => "upcase"}
+    options = [handlers: handlers, config: [bridge: [python: "/no/python"]]]
+
+    assert {:error, %Error{type: :invalid_request, message: message}} =
+             Pipeline.execute(workflow([first, @step]), options)
+
+    assert message ==
+             "workflow.steps[1].inputs: the pipeline has no input sentence; give it with :inputs"
+
+    assert {:error, %Error{message: message}} =
+             Pipeline.execute(workflow([first, %{"name" => "b", "type" => "upkase"}]), options)
+
+    assert message == ~s(workflow.steps[1].type: no handler for "upkase", did you mean "upcase"?)
+    refute_received :ran
+  end
+
+  @tag :capture_log
+  test "without a Python the handlers still answer, and without them its error says why" do
+    options = [inputs: %{sentence: "tears"}, config: [bridge: [python: "/no/python"]]]
+
+    assert {:error, %Error{type: :process_crashed, context: %{step: "dspy_step"}}} =
+             Pipeline.execute(workflow([@step]), options)
+
+    handlers = %{"dspy_claude" => fn _inputs, _context -> {:ok, %{"mood" => "sad"}} end}
+
+    assert {:ok, %{"dspy_step" => %{"success" => true, "error" => %Error{}}}} =
+             Pipeline.execute(workflow([@step]), [handlers: handlers] ++ options)
+  end
+
+  test "a configuration is taken as it is, and its own bridge is gone afterwards" do
+    {:ok, config} = Config.parse(workflow([@step]), bridge: [name: __MODULE__.Own])
+    assert {:ok, _result} = Pipeline.execute(config, inputs: %{sentence: "tears"})
+    assert Process.whereis(__MODULE__.Own) == nil
+  end
+
+  test "a wrong option is refused" do
+    assert_raise ArgumentError, ~r/expected :handlers to be a map of strings/, fn ->
+      Pipeline.execute(%{}, handlers: %{upcase: & &1})
+    end
+  end
+end
