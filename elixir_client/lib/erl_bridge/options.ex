@@ -30,6 +30,7 @@ defmodule ErlBridge.Options do
           | :config
           | :optimization
           | :pipeline
+          | :provider
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -467,6 +468,18 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @provider [
+    bridge: [type: :any, doc: "the running bridge that is asked; must be given"],
+    fallback: [
+      type: :module,
+      doc: "the provider that answers when DSPy is not asked for or fails"
+    ],
+    cache: [type: :any, doc: "a running `ErlBridge.Cache` that keeps the optimized programs"],
+    callbacks: Keyword.fetch!(@call, :callbacks),
+    optimize_timeout: Keyword.fetch!(@pipeline, :optimize_timeout),
+    lm: [type: :any, doc: "the language model of queries that name none"]
+  ]
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -494,7 +507,8 @@ defmodule ErlBridge.Options do
     data_file: @data_file,
     config: @config_options,
     optimization: @optimization,
-    pipeline: @pipeline
+    pipeline: @pipeline,
+    provider: @provider
   }
 
   @doc """
@@ -639,6 +653,8 @@ defmodule ErlBridge.Options do
       end)
   end
 
+  defp valid?(:module, value), do: is_atom(value)
+
   defp valid?(:handlers, handlers) do
     is_map(handlers) and
       Enum.all?(handlers, fn {type, handler} ->
@@ -669,6 +685,7 @@ defmodule ErlBridge.Options do
   defp expected(:fallback), do: "a function of 1 argument or a module"
   defp expected({:options, _schema}), do: "a keyword list of its options"
   defp expected({:options_or_false, _schema}), do: "a keyword list of its options, or false"
+  defp expected(:module), do: "a module"
   defp expected(:handlers), do: "a map of strings to functions of 2 arguments or modules"
   defp expected(:callbacks), do: "a map of atoms or strings to functions"
 end
