@@ -90,6 +90,23 @@ defmodule ErlBridge.PipelineTest do
     assert Live.mailbox() == []
   end
 
+  @tag :tmp_dir
+  test "the guide's pipeline does what the guide says", %{tmp_dir: tmp_dir} do
+    guide = File.read!(Path.expand("../../guides/pipelines.md", __DIR__))
+
+    [csv, yaml, code] =
+      for language <- ~w(csv yaml elixir) do
+        [_all, block] = Regex.run(~r/```#{language}\n(.*?)```/s, guide)
+        block
+      end
+
+    path = Path.join(tmp_dir, "pipeline.yaml")
+    File.write!(path, yaml)
+    File.write!(Path.join(tmp_dir, "tickets.csv"), csv)
+    {_value, variables} = code |> String.replace("pipeline.yaml", path) |> Code.eval_string()
+    assert %{"success" => true} = variables[:result]["send"]
+  end
+
   test "a step without optimization asks the signature as it is", %{bridge: bridge} do
     workflow = workflow([@step], %{"dspy_config" => %{"optimization" => %{"enabled" => false}}})
     options = [bridge: bridge, inputs: %{"sentence" => "tears"}]
