@@ -4,25 +4,12 @@ defmodule ErlBridge.SetupTest do
   doctest ErlBridge.Setup.Interpreter
   doctest ErlBridge.Setup.Lock
 
+  import ErlBridge.Scratch
+
   alias ErlBridge.{Error, Installation, Setup}
   alias ErlBridge.Setup.{Interpreter, Lock}
 
   @root Path.expand("../../..", __DIR__)
-
-  defp folder(name) do
-    path =
-      Path.join(System.tmp_dir!(), "erl_bridge-#{name}-#{System.unique_integer([:positive])}")
-
-    File.mkdir_p!(path)
-    on_exit(fn -> File.rm_rf!(path) end)
-    path
-  end
-
-  defp program(path, script) do
-    File.write!(path, "#!/bin/sh\n#{script}\n")
-    File.chmod!(path, 0o755)
-    path
-  end
 
   test "what DSPy needs is a part of the project's own lock, without what tests it" do
     {:ok, roots} = Lock.roots(File.read!(Path.join(@root, "pyproject.toml")), ["dspy"])

@@ -6,6 +6,7 @@ defmodule ErlBridge.DemoTest do
 
   alias ErlBridge.{Demo, Live}
   alias ErlBridge.Demo.{Dataset, Report}
+  alias Mix.Tasks.ErlBridge, as: Tasks
 
   test "a score before, a program of each optimizer, its score after, and progress all the while" do
     bridge = Live.start!()
@@ -37,7 +38,7 @@ defmodule ErlBridge.DemoTest do
     assert ["score the signature as it is", "optimize with bootstrap_few_shot" | _] = titles
   end
 
-  for task <- [Mix.Tasks.ErlBridge.Demo, Mix.Tasks.ErlBridge.Run] do
+  for task <- [Tasks.Demo, Tasks.Doctor, Tasks.Run, Tasks.Setup] do
     test "#{inspect(task)} explains itself and refuses what it does not know" do
       task = unquote(task)
 

@@ -30,21 +30,11 @@ defmodule Mix.Tasks.ErlBridge.Demo do
   alias ErlBridge.Demo.{Dataset, Report}
 
   @requirements ["app.start"]
-  @switches [lm: :string, optimizer: :string, seed: :integer, help: :boolean]
+  @switches [lm: :string, optimizer: :string, seed: :integer]
 
   @impl true
-  def run(arguments) do
-    case OptionParser.parse(arguments, strict: @switches) do
-      {options, [], []} ->
-        if options[:help], do: help(), else: demo(settings(options))
-
-      {_options, [extra | _], _invalid} ->
-        Mix.raise("unexpected argument #{extra}; see --help")
-
-      {_options, [], [{flag, _value} | _]} ->
-        Mix.raise("unknown or wrong option #{flag}; see --help")
-    end
-  end
+  def run(arguments),
+    do: Mix.ErlBridge.with_options(arguments, @switches, @moduledoc, &demo(settings(&1)))
 
   defp settings(options) do
     second = Keyword.get(options, :optimizer, "bootstrap_few_shot_with_random_search")
@@ -55,8 +45,6 @@ defmodule Mix.Tasks.ErlBridge.Demo do
       seed: Keyword.get(options, :seed, 0)
     }
   end
-
-  defp help, do: Mix.shell().info(@moduledoc)
 
   defp demo(settings) do
     started = System.monotonic_time(:millisecond)

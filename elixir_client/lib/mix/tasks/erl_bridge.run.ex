@@ -21,23 +21,11 @@ defmodule Mix.Tasks.ErlBridge.Run do
   use Mix.Task
 
   @requirements ["app.start"]
-  @switches [python: :string, app: :string, cd: :string, preload: :boolean, help: :boolean]
+  @switches [python: :string, app: :string, cd: :string, preload: :boolean]
 
   @impl true
-  def run(arguments) do
-    case OptionParser.parse(arguments, strict: @switches) do
-      {options, [], []} ->
-        if options[:help], do: help(), else: keep(options)
-
-      {_options, [extra | _], _invalid} ->
-        Mix.raise("unexpected argument #{extra}; see --help")
-
-      {_options, [], [{flag, _value} | _]} ->
-        Mix.raise("unknown or wrong option #{flag}; see --help")
-    end
-  end
-
-  defp help, do: Mix.shell().info(@moduledoc)
+  def run(arguments),
+    do: Mix.ErlBridge.with_options(arguments, @switches, @moduledoc, &keep/1)
 
   defp keep(options) do
     case ErlBridge.start_link(options) do

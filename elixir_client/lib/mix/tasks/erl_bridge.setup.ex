@@ -34,25 +34,12 @@ defmodule Mix.Tasks.ErlBridge.Setup do
     extras: :string,
     wheels: :string,
     download_wheels: :string,
-    source: :string,
-    help: :boolean
+    source: :string
   ]
 
   @impl true
-  def run(arguments) do
-    case OptionParser.parse(arguments, strict: @switches) do
-      {options, [], []} ->
-        if options[:help], do: help(), else: set_up(options)
-
-      {_options, [extra | _], _invalid} ->
-        Mix.raise("unexpected argument #{extra}; see --help")
-
-      {_options, [], [{flag, _value} | _]} ->
-        Mix.raise("unknown or wrong option #{flag}; see --help")
-    end
-  end
-
-  defp help, do: Mix.shell().info(@moduledoc)
+  def run(arguments),
+    do: Mix.ErlBridge.with_options(arguments, @switches, @moduledoc, &set_up/1)
 
   defp set_up(options) do
     {folder, options} = Keyword.pop(options, :download_wheels)
