@@ -18,7 +18,7 @@ defmodule ErlBridge.Doctor do
     * `:on_check` - called with each check as soon as it is known
   """
 
-  alias ErlBridge.{Error, Installation, OsCommand}
+  alias ErlBridge.{Bench, Error, Installation, OsCommand}
   alias ErlBridge.Setup.Interpreter
 
   @typedoc "What was looked at, how it is, and what to do about it where that is not `:ok`."
@@ -192,8 +192,8 @@ defmodule ErlBridge.Doctor do
   defp look(:ping, %{bridge: nil}), do: :left_out
 
   defp look(:ping, %{bridge: bridge}) do
-    times = for _n <- 1..@pings, do: :timer.tc(fn -> ErlBridge.ping!(bridge) end) |> elem(0)
-    {:ok, "#{times |> Enum.sort() |> Enum.at(div(@pings, 2))} us there and back"}
+    median = bridge |> Bench.round_trips(@pings) |> Bench.percentile(0.5)
+    {:ok, "#{div(median, 1_000)} us there and back"}
   rescue
     error in Error -> {:failed, Exception.message(error), @setup}
   end

@@ -38,7 +38,7 @@ defmodule ErlBridge.DemoTest do
     assert ["score the signature as it is", "optimize with bootstrap_few_shot" | _] = titles
   end
 
-  for task <- [Tasks.Demo, Tasks.Doctor, Tasks.Run, Tasks.Setup] do
+  for task <- [Tasks.Bench, Tasks.Demo, Tasks.Doctor, Tasks.Run, Tasks.Setup] do
     test "#{inspect(task)} explains itself and refuses what it does not know" do
       task = unquote(task)
 
