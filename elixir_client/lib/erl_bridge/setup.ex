@@ -24,7 +24,7 @@ defmodule ErlBridge.Setup do
   """
 
   alias ErlBridge.{Error, Installation, OsCommand}
-  alias ErlBridge.Setup.{Interpreter, Lock}
+  alias ErlBridge.Setup.{FileLock, Interpreter, Lock}
 
   @type report :: %{venv: Path.t(), changed: boolean, facts: %{String.t() => String.t()}}
 
@@ -38,27 +38,27 @@ defmodule ErlBridge.Setup do
   # Python, and what builds the package.
   @tools ["pip", "setuptools"]
 
-  # What pip's words mean, and what to do.
+  # What pip's words mean, and what to do. Where no index is in reach, pip says so first, and then
+  # that it has not found the package.
   @cures [
     {~r/No space left on device/, "make room on the disk"},
     {~r/DO NOT MATCH THE HASHES/, "the index or the folder has other files than the lock names"},
+    {~r/NewConnectionError|Max retries|name resolution|timed out/,
+     "no package index is in reach: set PIP_INDEX_URL or a proxy, or install from a folder with --wheels DIR"},
     {~r/No matching distribution|Could not find a version/,
      "the index or the folder of wheels lacks it: a folder is filled by `mix erl_bridge.setup --download-wheels DIR` " <>
-       "on a machine with the same system and Python"},
-    {~r/NewConnectionError|Max retries|name resolution|timed out/,
-     "no package index is in reach: set PIP_INDEX_URL or a proxy, or install from a folder with --wheels DIR"}
+       "on a machine with the same system and Python"}
   ]
 
-  @doc "Makes or completes the environment."
+  @doc """
+  Makes or completes the environment. Of several at once on the same folder one works and the others
+  wait for it.
+
+  When a program fails, what it printed last is in the error's context as `:output`.
+  """
   @spec run(keyword) :: {:ok, report} | {:error, Error.t()}
   def run(options \\ []) do
-    with {:ok, plan} <- plan(options),
-         :ok <- ours(plan.venv),
-         {:ok, packages} <- install_packages(plan),
-         {:ok, package} <- install_package(plan),
-         {:ok, facts} <- Installation.facts(python: python(plan.venv)) do
-      {:ok, %{venv: plan.venv, changed: packages or package, facts: facts}}
-    end
+    with {:ok, plan} <- plan(options), do: alone(plan, fn -> make(plan) end)
   end
 
   @doc """
@@ -68,11 +68,15 @@ defmodule ErlBridge.Setup do
   """
   @spec download_wheels(Path.t(), keyword) :: {:ok, report} | {:error, Error.t()}
   def download_wheels(folder, options \\ []) do
-    with {:ok, report} <- run(options),
-         {:ok, plan} <- plan(options),
-         :ok <- pip(plan, "downloading packages", ["download", "--dest", folder | locked(plan)]),
-         :ok <- from_source(plan, "building the package", ["wheel", "--wheel-dir", folder]),
-         do: {:ok, report}
+    with {:ok, plan} <- plan(options) do
+      alone(plan, fn ->
+        with {:ok, report} <- make(plan),
+             download = ["download", "--dest", folder | locked(plan)],
+             :ok <- pip(plan, "downloading packages", download),
+             :ok <- from_source(plan, "building the package", ["wheel", "--wheel-dir", folder]),
+             do: {:ok, report}
+      end)
+    end
   end
 
   @doc "The place of the environment unless another is told."
@@ -161,6 +165,33 @@ defmodule ErlBridge.Setup do
             "name another place with --venv"
           )},
        else: :ok
+  end
+
+  defp alone(plan, work) do
+    lock = plan.venv <> ".lock"
+    waiting = "waiting for another setup of #{plan.venv}"
+
+    case File.mkdir_p(Path.dirname(lock)) do
+      :ok ->
+        on_wait = fn -> plan.on_progress.(%{title: waiting}) end
+        FileLock.hold(plan.base.executable, lock, on_wait, work)
+
+      {:error, reason} ->
+        {:error,
+         Error.setup(
+           "#{Path.dirname(lock)} cannot be made: #{:file.format_error(reason)}",
+           "name another place with --venv"
+         )}
+    end
+  end
+
+  defp make(plan) do
+    with :ok <- ours(plan.venv),
+         {:ok, packages} <- install_packages(plan),
+         {:ok, package} <- install_package(plan),
+         {:ok, facts} <- Installation.facts(python: python(plan.venv)) do
+      {:ok, %{venv: plan.venv, changed: packages or package, facts: facts}}
+    end
   end
 
   ## The two parts: the locked packages, and the package itself
@@ -287,7 +318,7 @@ defmodule ErlBridge.Setup do
     said = Enum.find(lines, List.last(lines, ""), &(&1 =~ ~r/^(ERROR|Error)/))
 
     cure =
-      Enum.find_value(@cures, "see its output above", fn {words, cure} ->
+      Enum.find_value(@cures, "see its output", fn {words, cure} ->
         if output =~ words, do: cure
       end)
 

@@ -7,9 +7,11 @@ defmodule ErlBridge.SetupTest do
   import ErlBridge.Scratch
 
   alias ErlBridge.{Error, Installation, Setup}
-  alias ErlBridge.Setup.{Interpreter, Lock}
+  alias ErlBridge.Setup.{FileLock, Interpreter, Lock}
 
   @root Path.expand("../../..", __DIR__)
+
+  defp python, do: System.get_env("ERL_BRIDGE_PYTHON") || System.find_executable("python3")
 
   test "what DSPy needs is a part of the project's own lock, without what tests it" do
     {:ok, roots} = Lock.roots(File.read!(Path.join(@root, "pyproject.toml")), ["dspy"])
@@ -32,10 +34,11 @@ defmodule ErlBridge.SetupTest do
     assert {:error, %Error{message: wheels}} = Setup.run(wheels: folder)
     assert wheels =~ "no wheels are in #{folder}"
 
-    kept = Path.join(folder, "kept")
+    mine = Path.join(folder, "mine")
+    kept = Path.join(mine, "kept")
+    File.mkdir!(mine)
     File.write!(kept, "mine")
-    python = System.fetch_env!("ERL_BRIDGE_PYTHON")
-    assert {:error, %Error{message: venv}} = Setup.run(venv: folder, python: python)
+    assert {:error, %Error{message: venv}} = Setup.run(venv: mine, python: python())
     assert venv =~ "is no virtual environment"
     assert File.read!(kept) == "mine"
   end
@@ -60,6 +63,93 @@ defmodule ErlBridge.SetupTest do
     none = program(Path.join(folder, "none"), "exit 1")
     assert {:error, %Error{message: message}} = Interpreter.find(none)
     assert message =~ "is not a Python that can be run"
+  end
+
+  describe "the lock" do
+    # Holds the lock until it is told to end, and tells each thing that happens.
+    defp holder(path, name) do
+      test = self()
+
+      spawn_link(fn ->
+        on_wait = fn -> send(test, {name, :waits}) end
+
+        FileLock.hold(python(), path, on_wait, fn ->
+          send(test, {name, :holds})
+          receive do: (:end -> :ok)
+        end)
+
+        send(test, {name, :gone})
+      end)
+    end
+
+    test "is held by one at a time, and the other is told that it waits" do
+      path = Path.join(folder("lock"), "venv.lock")
+      first = holder(path, :first)
+      assert_receive {:first, :holds}
+      second = holder(path, :second)
+      assert_receive {:second, :waits}
+      refute_received {:second, :holds}
+
+      send(first, :end)
+      assert_receive {:second, :holds}
+      send(second, :end)
+      assert_receive {:second, :gone}
+    end
+
+    test "goes to the next when its holder is killed" do
+      path = Path.join(folder("lock"), "venv.lock")
+      first = holder(path, :first)
+      assert_receive {:first, :holds}
+      holder(path, :second)
+      assert_receive {:second, :waits}
+
+      Process.unlink(first)
+      Process.exit(first, :kill)
+      assert_receive {:second, :holds}
+    end
+
+    test "gives what the work gives, and goes when it raises" do
+      path = Path.join(folder("lock"), "venv.lock")
+      hold = &FileLock.hold(python(), path, fn -> :waits end, &1)
+
+      assert hold.(fn -> :done end) == :done
+      assert_raise RuntimeError, fn -> hold.(fn -> raise "no" end) end
+      assert hold.(fn -> :done end) == :done
+    end
+
+    test "that cannot be made is an error" do
+      never = fn -> flunk("nobody can have it") end
+      missing = Path.join(folder("lock"), "no/venv.lock")
+      assert {:error, %Error{message: message}} = FileLock.hold(python(), missing, never, never)
+      assert message =~ "#{missing} cannot be locked: FileNotFoundError"
+    end
+  end
+
+  describe "mix erl_bridge.setup" do
+    defp mix(arguments) do
+      System.cmd("mix", ["erl_bridge.setup" | arguments],
+        env: [{"MIX_ENV", "test"}],
+        stderr_to_stdout: true
+      )
+    end
+
+    test "ends with status 1 and the reason" do
+      assert {output, 1} = mix(["--extras", "dsp"])
+      assert output =~ "setup_error: there is no extra dsp"
+    end
+
+    test "prints what pip said when it fails, and what to do" do
+      folder = folder("wheels")
+      File.write!(Path.join(folder, "other-1.0-py3-none-any.whl"), "")
+      venv = Path.join(folder, "venv")
+      assert {output, 1} = mix(["--venv", venv, "--wheels", folder, "--python", python()])
+
+      assert [steps, error] = String.split(output, "** (Mix) ")
+      assert steps =~ "making #{venv} with Python"
+      assert steps =~ ~r/Looking in links: .*#{folder}/
+      assert error =~ "installing pip failed with status 1"
+      assert error =~ "the index or the folder of wheels lacks it"
+    end
   end
 
   test "the facts of what is installed come from the Python that a bridge would start" do

@@ -7,10 +7,9 @@ defmodule ErlBridge.Demo.Report do
       "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  2.7 s"
   """
 
-  alias ErlBridge.Demo
+  alias ErlBridge.{Demo, ProgressBar}
   alias ErlBridge.Demo.Dataset
 
-  @bar 20
   @examples 3
   @demos 8
   @sentence 96
@@ -30,7 +29,7 @@ defmodule ErlBridge.Demo.Report do
   @spec progress(map) :: String.t()
   def progress(event) do
     parts = [
-      bar(fraction(event)),
+      ProgressBar.bar(fraction(event)),
       count(event),
       event[:best_score] && "best #{percent(event.best_score)}",
       "#{number(event.lm_calls)} LM calls",
@@ -153,11 +152,6 @@ defmodule ErlBridge.Demo.Report do
   defp fraction(%{trial: trial, trials: trials}), do: trial / trials
   defp fraction(%{done: done, total: total}), do: done / total
   defp fraction(_event), do: 0.0
-
-  defp bar(fraction) do
-    full = min(round(fraction * @bar), @bar)
-    "[#{String.duplicate("#", full)}#{String.duplicate(".", @bar - full)}]"
-  end
 
   defp count(%{trial: trial, trials: trials}), do: "trial #{trial} of #{trials}"
   defp count(%{done: done, total: total}), do: "row #{done} of #{total}"

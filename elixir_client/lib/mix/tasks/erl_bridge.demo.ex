@@ -26,7 +26,7 @@ defmodule Mix.Tasks.ErlBridge.Demo do
 
   use Mix.Task
 
-  alias ErlBridge.Demo
+  alias ErlBridge.{Demo, ProgressBar}
   alias ErlBridge.Demo.{Dataset, Report}
 
   @requirements ["app.start"]
@@ -62,36 +62,13 @@ defmodule Mix.Tasks.ErlBridge.Demo do
   end
 
   defp work(bridge, rows, settings) do
-    {:ok, printer} = Agent.start_link(fn -> {nil, nil} end)
-    print = printer(:io.columns())
-    show = fn title, event -> Agent.update(printer, &print.(&1, title, event)) end
-    Demo.run(bridge, rows, settings, show)
+    {:ok, bar} = ProgressBar.start_link()
+    show = &ProgressBar.show(bar, &1, Report.progress(&2), Report.milestone(&2))
+    demo = Demo.run(bridge, rows, settings, show)
+    ProgressBar.stop(bar)
+    demo
   rescue
     error in ErlBridge.Error -> Mix.raise(Exception.message(error))
-  end
-
-  # On a terminal the progress of a step is one line, drawn again with each event; elsewhere each
-  # milestone adds a line. Both are given what they returned the last time: the step and its last
-  # milestone.
-
-  defp printer({:ok, columns}), do: &redraw(&1, &2, &3, columns)
-  defp printer({:error, _no_terminal}), do: &add_line/3
-
-  defp redraw({last_title, _milestone}, title, event, columns) do
-    if title != last_title, do: IO.puts([if(last_title, do: "\n", else: ""), title])
-    IO.write(["\r", IO.ANSI.clear_line(), String.slice(Report.progress(event), 0, columns - 1)])
-    {title, nil}
-  end
-
-  defp add_line({title, last_milestone}, title, event) do
-    milestone = Report.milestone(event)
-    if milestone not in [nil, last_milestone], do: IO.puts(Report.progress(event))
-    {title, milestone || last_milestone}
-  end
-
-  defp add_line(_last_step, title, event) do
-    IO.puts(title)
-    add_line({title, nil}, title, event)
   end
 
   defp or_raise({:ok, value}), do: value

@@ -25,7 +25,7 @@ defmodule Mix.Tasks.ErlBridge.Setup do
 
   use Mix.Task
 
-  alias ErlBridge.Setup
+  alias ErlBridge.{ProgressBar, Setup}
 
   @requirements ["app.config"]
   @switches [
@@ -42,24 +42,31 @@ defmodule Mix.Tasks.ErlBridge.Setup do
     do: Mix.ErlBridge.with_options(arguments, @switches, @moduledoc, &set_up/1)
 
   defp set_up(options) do
+    {:ok, bar} = ProgressBar.start_link()
     {folder, options} = Keyword.pop(options, :download_wheels)
+    {extras, options} = Keyword.pop(options, :extras, "dspy")
+    extras = String.split(extras, ",", trim: true)
+    settings = options ++ [extras: extras, on_progress: &show(bar, &1)]
+    result = if folder, do: Setup.download_wheels(folder, settings), else: Setup.run(settings)
+    ProgressBar.stop(bar)
 
-    settings =
-      options
-      |> Keyword.put(
-        :extras,
-        String.split(Keyword.get(options, :extras, "dspy"), ",", trim: true)
-      )
-      |> Keyword.put(:on_progress, &show/1)
-
-    case if(folder, do: Setup.download_wheels(folder, settings), else: Setup.run(settings)) do
+    case result do
       {:ok, report} -> Mix.shell().info(report(report))
-      {:error, error} -> Mix.raise(Exception.message(error))
+      {:error, error} -> fail(error)
     end
   end
 
-  defp show(%{done: _done}), do: :ok
-  defp show(%{title: title}), do: Mix.shell().info("#{title} ...")
+  defp show(bar, %{title: title} = event), do: ProgressBar.show(bar, title, progress(event))
+
+  defp progress(%{done: done, total: total, unit: unit}),
+    do: "  #{ProgressBar.bar(done / total)}  #{unit} #{done} of #{total}"
+
+  defp progress(_event), do: nil
+
+  defp fail(error) do
+    Enum.each(Map.get(error.context, :output, []), &Mix.shell().error/1)
+    Mix.raise(Exception.message(error))
+  end
 
   defp report(%{venv: venv, changed: changed, facts: facts}) do
     """
