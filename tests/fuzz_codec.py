@@ -27,7 +27,12 @@ def check(data: bytes) -> None:
     most = Limits(max_terms=10_000, max_inflated=100_000)
     chosen = _LEAST + crc32(data) % 50
     few = Limits(1000, chosen, chosen // 3, chosen, chosen // 4, chosen // 5)
-    for options in ({"limits": most}, {"limits": few}, {"limits": most, "binaries": "bytes", "structs": False}):
+    for options in (
+        {"limits": most},
+        {"limits": few},
+        {"limits": most, "binaries": "bytes", "structs": False},
+        {"limits": most, "binaries": "memoryview"},
+    ):
         atoms: set[Atom] = set()
         decoded = _agreed("decode", exact, atoms=atoms, **options)
         if not decoded:
@@ -90,6 +95,7 @@ def _of_map(value: Any) -> list[Any]:
 _PARTS: dict[type, Callable[[Any], Any]] = {
     list: list,
     tuple: list,
+    memoryview: lambda value: [value.tobytes(), value.readonly],
     ImproperList: lambda value: [*value.items, value.tail],
     dict: _of_map,
     TermMap: _of_map,

@@ -27,6 +27,7 @@ python = backends.load("python")
 compiled = backends.load("compiled") if "compiled" in backends.names() else python
 
 NODE = Atom("n@h")
+BINARIES = ["auto", "bytes", "memoryview"]
 PID = Pid(NODE, 1, 2, 3)
 FUN = TERMS["fun"][0] if "fun" in TERMS else next(data for name, (data, _) in TERMS.items() if name.startswith("fun"))
 
@@ -50,6 +51,8 @@ def shape(value: Any) -> Any:
         return kind, [(shape(key), shape(item)) for key, item in value.items()]
     if isinstance(value, (set, frozenset)):
         return kind, sorted(map(identity, value))
+    if isinstance(value, memoryview):
+        return kind, value.tobytes(), value.readonly
     if isinstance(value, ImproperList):
         return kind, [shape(item) for item in value.items], shape(value.tail)
     return kind, repr(value)
@@ -78,7 +81,7 @@ WHOLE = python.encode(
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(term=terms(), compressed=st.sampled_from([False, True, 1, 9]), binaries=st.sampled_from(["auto", "bytes"]))
+@given(term=terms(), compressed=st.sampled_from([False, True, 1, 9]), binaries=st.sampled_from(BINARIES))
 def test_both_write_and_read_the_same(term: Any, compressed: bool | int, binaries: str) -> None:
     agree_on_term(term, compressed=compressed)
     data = python.encode(term, compressed=compressed)
@@ -162,7 +165,8 @@ def test_the_vectors_of_a_real_erlang(data: bytes) -> None:
     for length in range(min(len(data), 400)):
         agree_on_bytes(data[:length])
     agree_on_bytes(data)
-    agree_on_bytes(data, binaries="bytes", structs=False)
+    for binaries in BINARIES:
+        agree_on_bytes(memoryview(b"<" + data + b">")[1:-1], binaries=binaries, structs=False)
 
 
 @pytest.mark.parametrize(

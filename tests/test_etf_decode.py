@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import pickle
 import tracemalloc
 import zlib
-from datetime import date
+from array import array
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +19,8 @@ from erl_bridge import terms
 from erl_bridge.errors import SerializationError
 from erl_bridge.etf import DEFAULT, DecodeError, Limits, backends
 from erl_bridge.etf import decoder as python_decoder
-from erl_bridge.terms import Atom, BitString, Export, ImproperList, TermMap
+from erl_bridge.etf.times import Zone
+from erl_bridge.terms import Atom, BitString, Export, ImproperList, Pid, TermMap
 
 each_codec = pytest.mark.parametrize("codec", [backends.load(name) for name in backends.names()], ids=lambda c: c.name)
 
@@ -116,11 +122,107 @@ def test_offsets_in_a_compressed_term_are_those_of_the_inflated_data(codec: back
 # -- arguments -------------------------------------------------------------------------------------------------
 
 
+class Row(ctypes.Structure):
+    _fields_ = [("byte", ctypes.c_uint8)]
+
+
 @each_codec
 def test_bytes_may_come_in_any_buffer(codec: backends.Backend) -> None:
-    data = b"\x83h\2m\0\0\0\3abcm\0\0\0\1\xff"
-    for buffer in (data, bytearray(data), memoryview(data), memoryview(b"<" + data + b">")[1:-1]):
-        assert codec.decode(buffer) == ("abc", b"\xff")
+    data = b"\x83h\2m\0\0\0\4abcdm\0\0\0\2\xff\xff"
+    signed = array("b", [byte - 256 if byte > 127 else byte for byte in data])
+    square = memoryview(data).cast("B", (1, len(data)))
+    table = (Row * len(data)).from_buffer_copy(data)
+    for whole in (data, bytearray(data), memoryview(data), signed, square, table, memoryview(data).cast("c")):
+        for buffer in (whole, memoryview(whole).toreadonly()):
+            for binaries in ("auto", "memoryview"):
+                assert codec.encode(codec.decode(buffer, binaries=binaries)) == data
+    assert codec.decode(memoryview(b"<" + data + b">")[1:-1]) == ("abcd", b"\xff\xff")
+    for empty in (b"", bytearray(), array("I"), memoryview(b"")):
+        assert refused(codec, empty, DEFAULT).endswith("the version byte 131, got no bytes at all")
+
+
+@each_codec
+@pytest.mark.parametrize("view", [memoryview(bytes(8))[::2], memoryview(bytearray(b"\x83a\1"))[::-1]])
+def test_a_buffer_with_gaps_is_refused(codec: backends.Backend, view: memoryview) -> None:
+    with pytest.raises(
+        TypeError, match=r"expected a contiguous buffer, got one with gaps; decode bytes\(data\) instead"
+    ):
+        codec.decode(view)
+
+
+@each_codec
+def test_a_read_only_buffer_is_read_in_place(codec: backends.Backend, tmp_path: Path) -> None:
+    path, size = tmp_path / "term", 4 << 20
+    path.write_bytes(codec.encode([b"\xff" * size, {"k": Atom("a")}, Pid(Atom("n@h"), 1, 2, 3)]))
+    codec.decode(codec.encode([Pid(Atom("n@h"), 1, 2, 3)]), binaries="memoryview")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        tracemalloc.start()
+        try:
+            blob = codec.decode(mapped, binaries="memoryview")[0]
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+            tracemalloc.reset_peak()
+            codec.decode(mapped, binaries="bytes")
+            assert size < tracemalloc.get_traced_memory()[1] < size + 100_000
+        finally:
+            tracemalloc.stop()
+        assert blob.obj is mapped
+        assert blob == b"\xff" * size
+        with pytest.raises(BufferError):
+            mapped.close()
+        blob.release()
+
+
+@each_codec
+def test_what_can_be_written_to_is_copied(codec: backends.Backend) -> None:
+    data = bytearray(codec.encode(["text", b"\xff"]))
+    for look in (lambda: data, lambda: memoryview(data).toreadonly()):
+        found = codec.decode(look(), binaries="memoryview")
+        data[:] = bytes(len(data) + 1)  # nobody else holds on to it
+        assert found == [b"text", b"\xff"]
+        assert type(found[0].obj) is bytes
+        data[:] = codec.encode(["text", b"\xff"])
+
+
+@each_codec
+def test_binaries_as_views(codec: backends.Backend) -> None:
+    term = {"k": ["a", b"\xff", BitString(b"a", 1), ("x", {"l": ImproperList(["y"], "z")})]}
+    data = codec.encode(term)
+    again = codec.decode(data, binaries="memoryview")
+    assert terms.identity(again) == terms.identity(term)
+    assert codec.encode(again) == data
+    blobs = [*again["k"][:2], again["k"][3][0], *again["k"][3][1]["l"].items, again["k"][3][1]["l"].tail]
+    for blob in blobs:
+        assert (type(blob), blob.readonly, blob.format, blob.obj) == (memoryview, True, "B", data)
+        assert hash(blob) == hash(bytes(blob))
+    (inflated,) = codec.decode(codec.encode(["a" * 100], compressed=True), binaries="memoryview")
+    assert inflated == b"a" * 100
+    assert len(inflated.obj) > 100
+    assert codec.decode(b"\x83m\0\0\0\0", binaries="memoryview") == b""
+    assert type(codec.decode(b"\x83M\0\0\0\1\x08a", binaries="memoryview")) is memoryview
+
+
+@each_codec
+def test_views_stay_out_of_keys(codec: backends.Backend) -> None:
+    term = {"k": "v", b"\xff": {"in": "v"}, ("t", (b"\xfe",)): "v", Atom("set"): {"member", ("deep", 1)}}
+    for data in (codec.encode(term), bytearray(codec.encode(term))):
+        again = codec.decode(data, binaries="memoryview")
+        assert again.keys() == term.keys()
+        assert {type(key) for key in again} == {str, bytes, tuple, Atom}
+        assert again["k"] == b"v"
+        assert type(again[b"\xff"]["in"]) is type(again[("t", (b"\xfe",))]) is memoryview
+        assert again[Atom("set")] == {"member", ("deep", 1)}
+    odd = TermMap([(["in list", {"in": "map"}], "v"), (1, "v"), (1.0, "v")])
+    (key, value), *_ = codec.decode(codec.encode(odd), binaries="memoryview").items()
+    assert (key, type(value)) == (["in list", {"in": "map"}], memoryview)
+    bits = b"\x83t\0\0\0\1M\0\0\0\1\x08aM\0\0\0\1\x08b"
+    assert [*map(type, next(iter(codec.decode(bits, binaries="memoryview").items())))] == [str, memoryview]
+
+
+@each_codec
+def test_views_leave_structs_as_they_are(codec: backends.Backend) -> None:
+    zone = Zone("Europe/Berlin", "CET", 3600, 0)
+    for value in (datetime(2024, 5, 6, 7, 8, 9, tzinfo=zone), date(2024, 5, 6), range(3), {1, "a"}, Decimal("1.5")):
+        assert codec.decode(codec.encode([value]), binaries="memoryview") == [value]
 
 
 @each_codec
@@ -134,7 +236,7 @@ def test_what_is_not_bytes_is_a_type_error(codec: backends.Backend, data: Any) -
 def test_binaries_as_bytes(codec: backends.Backend) -> None:
     data = codec.encode({"k": ["a", b"\xff", BitString(b"a", 1), ("x",)]})
     assert codec.decode(data, binaries="bytes") == {b"k": [b"a", b"\xff", BitString(b"a", 1), (b"x",)]}
-    with pytest.raises(ValueError, match="binaries is 'auto' or 'bytes', not 'str'"):
+    with pytest.raises(ValueError, match="binaries is 'auto', 'bytes' or 'memoryview', not 'str'"):
         codec.decode(data, binaries="str")
 
 

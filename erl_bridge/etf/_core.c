@@ -83,11 +83,12 @@ static PyObject *decode_quickly(State *state, PyObject *const *arguments, Py_ssi
     PyObject *values[4] = {NULL};
     if (take_keywords(arguments, positional, keywords, names, values) < 0) return NULL;
     PyObject *limits = values[0] ? values[0] : state->default_limits, *binaries = values[1], *atoms = values[3];
-    DecodeArguments given = {.data = arguments[0], .limits = limits, .texts = 1, .structs = 1};
-    if (binaries && !(PyUnicode_CheckExact(binaries) && is_named(binaries, "auto"))) {
-        if (!PyUnicode_CheckExact(binaries) || !is_named(binaries, "bytes")) return NULL;
-        given.texts = 0;
-    }
+    if (!binaries) binaries = state->auto_binaries;
+    if (!PyUnicode_CheckExact(binaries)) return NULL;
+    DecodeArguments given = {.data = arguments[0], .limits = limits, .binaries = binaries, .structs = 1};
+    given.texts = binaries == state->auto_binaries || is_named(binaries, "auto");
+    given.views = !given.texts && is_named(binaries, "memoryview");
+    if (!given.texts && !given.views && !is_named(binaries, "bytes")) return NULL;
     if (values[2]) given.structs = PyObject_IsTrue(values[2]);
     if (given.structs < 0) return NULL;
     if (atoms && atoms != Py_None) {
@@ -152,6 +153,8 @@ static const struct {
     {offsetof(State, compress), "erl_bridge.etf.encoder", "_compressed"},
     {offsetof(State, py_decode), "erl_bridge.etf.decoder", "decode"},
     {offsetof(State, py_decoder_type), "erl_bridge.etf.decoder", "_Decoder"},
+    {offsetof(State, source_of), "erl_bridge.etf.decoder", "_source"},
+    {offsetof(State, text_of_view), "erl_bridge.etf.decoder", "_text_of_view"},
     {offsetof(State, inflate), "erl_bridge.etf.decoder", "_inflate"},
     {offsetof(State, rare_leaves), "erl_bridge.etf.decoder", "_LEAVES"},
     {offsetof(State, known_atoms), "erl_bridge.etf.decoder", "_UTF_8"},
@@ -214,11 +217,12 @@ static int execute(PyObject *module)
     }
     if (check_kinds(state) < 0 || find_external(state) < 0) return -1;
     state->plain_keyword = Py_BuildValue("(s)", "plain");
+    state->auto_binaries = PyUnicode_InternFromString("auto");
     for (int i = 0; i < 256; i++) {
         state->bytes[i] = PyLong_FromLong(i);
         if (!state->bytes[i]) return -1;
     }
-    if (!state->plain_keyword || use_limits(state, state->default_limits) < 0) return -1;
+    if (!state->plain_keyword || !state->auto_binaries || use_limits(state, state->default_limits) < 0) return -1;
     state->ceilings_of_default = state->ceilings;
     return 0;
 }
@@ -229,6 +233,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     if (!state) return 0;
     for (size_t i = 0; i < BORROWED_COUNT; i++) Py_VISIT(*borrowed(state, i));
     Py_VISIT(state->plain_keyword);
+    Py_VISIT(state->auto_binaries);
     Py_VISIT(state->limits);
     for (int i = 0; i < 256; i++) Py_VISIT(state->bytes[i]);
     for (size_t i = 0; i < CACHE_SLOTS; i++) {
@@ -244,6 +249,7 @@ static int clear(PyObject *module)
     if (!state) return 0;
     for (size_t i = 0; i < BORROWED_COUNT; i++) Py_CLEAR(*borrowed(state, i));
     Py_CLEAR(state->plain_keyword);
+    Py_CLEAR(state->auto_binaries);
     Py_CLEAR(state->limits);
     for (int i = 0; i < 256; i++) Py_CLEAR(state->bytes[i]);
     for (size_t i = 0; i < CACHE_SLOTS; i++) {

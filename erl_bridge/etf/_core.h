@@ -54,9 +54,10 @@ typedef struct {
     PyObject *atom_type, *improper_list_type;
     PyObject *pid_type, *port_type, *reference_type, *export_type, *bit_string_type;
     PyObject *struct_key, *from_fields, *make_map;
-    PyObject *py_decoder_type, *inflate, *rare_leaves, *known_atoms;
+    PyObject *source_of, *py_decoder_type, *inflate, *rare_leaves, *text_of_view, *known_atoms;
     PyObject *leaf_writers, *container_openers, *stand_in, *refused, *compress;
     PyObject *plain_keyword; /* ("plain",) */
+    PyObject *auto_binaries; /* "auto" */
     PyObject *bytes[256];    /* the ints from 0 to 255 */
 
     PyObject *limits; /* the Limits that were used last, and what is in it */
@@ -71,8 +72,8 @@ typedef struct {
 
 /* Both return a new reference; or NULL, with an exception set or not: then the pure-Python backend is to be asked. */
 typedef struct {
-    PyObject *data, *limits, *atoms; /* borrowed; atoms may be NULL */
-    int texts, structs;
+    PyObject *data, *limits, *atoms, *binaries; /* borrowed; atoms may be NULL */
+    int texts, views, structs;
 } DecodeArguments;
 PyObject *core_decode(State *state, const DecodeArguments *arguments);
 

@@ -20,6 +20,7 @@ typedef struct {
     Py_ssize_t base; /* where in the stack of values its terms begin */
     PyObject *list;  /* a long list, which its terms go into; else NULL */
     int kind;
+    int in_key; /* it is a key of a map, or within one */
 } Frame;
 
 /* From here on a list is filled in place. On the stack and then in the list, 100,000 floats took two blocks of 800 kB,
@@ -45,7 +46,8 @@ typedef struct {
     const DecodeArguments *arguments;
     Ceilings ceilings;
     const uint8_t *data, *at, *end;
-    PyObject *bytes;  /* the data as an object, for Python; NULL until it is needed */
+    PyObject *source; /* the object that has the data: bytes, or a view that nobody can write through; borrowed */
+    PyObject *view;   /* of the source, where binaries are views; else NULL */
     PyObject *helper; /* a _Decoder of decoder.py; NULL until it is needed */
     uint64_t generation;
 
@@ -137,6 +139,11 @@ static PyObject *new_long_list(Py_ssize_t count)
     return list;
 }
 
+/* Whether the next term is a key of a map. */
+static inline int is_key(const Decoder *d) { return d->frame.kind == A_MAP && !(d->frame.left & 1); }
+
+static inline int is_in_key(const Decoder *d) { return d->frame.in_key || is_key(d); }
+
 /* A container whose header is behind d->at; it has at least one term. */
 static int open_container(Decoder *d, int kind, Py_ssize_t count)
 {
@@ -151,8 +158,9 @@ static int open_container(Decoder *d, int kind, Py_ssize_t count)
     } else if (reserve_values(d, count) < 0) {
         return -1;
     }
+    const int in_key = is_in_key(d);
     d->frames[d->depth++] = d->frame;
-    d->frame = (Frame){count, d->top, list, kind};
+    d->frame = (Frame){count, d->top, list, kind, in_key};
     return 0;
 }
 
@@ -285,18 +293,11 @@ static PyObject *find_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
 
 /* ---- what is rare: Python reads it ---- */
 
-static PyObject *data_as_bytes(Decoder *d)
-{
-    if (!d->bytes) d->bytes = PyBytes_FromStringAndSize((const char *)d->data, d->end - d->data);
-    return d->bytes;
-}
-
 static PyObject *helper(Decoder *d)
 {
-    if (!d->helper && data_as_bytes(d)) {
-        d->helper = PyObject_CallFunction(d->state->py_decoder_type, "OOOO", d->bytes, d->arguments->limits,
-                                          d->arguments->texts ? Py_True : Py_False,
-                                          d->arguments->structs ? Py_True : Py_False);
+    if (!d->helper) {
+        d->helper = PyObject_CallFunction(d->state->py_decoder_type, "OOOO", d->source, d->arguments->limits,
+                                          d->arguments->binaries, d->arguments->structs ? Py_True : Py_False);
     }
     return d->helper;
 }
@@ -334,6 +335,9 @@ static PyObject *read_rare(Decoder *d)
         }
     }
     Py_DECREF(read);
+    if (term && PyMemoryView_Check(term) && is_in_key(d)) {
+        Py_SETREF(term, PyObject_CallOneArg(d->state->text_of_view, term));
+    }
     return term;
 }
 
@@ -358,6 +362,17 @@ static PyObject *read_key(Decoder *d, const uint8_t *bytes, size_t size)
     return text;
 }
 
+static PyObject *slice_of_view(Decoder *d, Py_ssize_t start, Py_ssize_t size)
+{
+    PyObject *from = PyLong_FromSsize_t(start), *to = PyLong_FromSsize_t(start + size);
+    PyObject *slice = from && to ? PySlice_New(from, to, NULL) : NULL;
+    Py_XDECREF(from);
+    Py_XDECREF(to);
+    PyObject *view = slice ? PyObject_GetItem(d->view, slice) : NULL;
+    Py_XDECREF(slice);
+    return view;
+}
+
 static inline PyObject *read_binary(Decoder *d)
 {
     if (bytes_left(d) < 5) return NULL;
@@ -365,10 +380,11 @@ static inline PyObject *read_binary(Decoder *d)
     if (size > bytes_left(d) - 5) return NULL;
     const uint8_t *bytes = d->at + 5;
     d->at = bytes + size;
-    if (d->arguments->texts) {
-        int is_key = d->frame.kind == A_MAP && !(d->frame.left & 1);
-        PyObject *text = is_key ? read_key(d, bytes, (size_t)size) : text_of_utf8(bytes, (size_t)size);
+    if (d->arguments->texts || (d->view && is_in_key(d))) {
+        PyObject *text = is_key(d) ? read_key(d, bytes, (size_t)size) : text_of_utf8(bytes, (size_t)size);
         if (text || PyErr_Occurred()) return text;
+    } else if (d->view) {
+        return slice_of_view(d, bytes - d->data, size);
     }
     return PyBytes_FromStringAndSize((const char *)bytes, size);
 }
@@ -851,12 +867,14 @@ static void clear(Decoder *d)
     }
     Py_XDECREF(d->atom_set);
     Py_XDECREF(d->helper);
-    Py_XDECREF(d->bytes);
+    Py_XDECREF(d->view);
 }
 
-static PyObject *decode_from(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *bytes,
+static PyObject *decode_from(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *source,
                              const uint8_t *data, Py_ssize_t size, Py_ssize_t start)
 {
+    PyObject *view = arguments->views ? PyMemoryView_FromObject(source) : NULL;
+    if (arguments->views && !view) return NULL;
     Decoder d;
     d.state = state;
     d.arguments = arguments;
@@ -864,13 +882,14 @@ static PyObject *decode_from(State *state, const DecodeArguments *arguments, con
     d.data = data;
     d.at = data + start;
     d.end = data + size;
-    d.bytes = Py_XNewRef(bytes);
+    d.source = source;
+    d.view = view;
     d.helper = NULL;
     d.generation = ++state->generation;
     d.values = d.few_values;
     d.top = 0;
     d.capacity = FEW_VALUES;
-    d.frame = (Frame){1, 0, NULL, ROOT};
+    d.frame = (Frame){1, 0, NULL, ROOT, 0};
     d.frames = d.few_frames;
     d.depth = 0;
     d.frames_capacity = FEW_FRAMES;
@@ -888,13 +907,9 @@ static PyObject *decode_from(State *state, const DecodeArguments *arguments, con
 }
 
 static PyObject *decode_compressed(State *state, const DecodeArguments *arguments, const Ceilings *ceilings,
-                                   const uint8_t *data, Py_ssize_t size)
+                                   PyObject *source)
 {
-    PyObject *packed = PyBytes_CheckExact(arguments->data) ? Py_NewRef(arguments->data)
-                                                           : PyBytes_FromStringAndSize((const char *)data, size);
-    if (!packed) return NULL;
-    PyObject *bytes = PyObject_CallFunctionObjArgs(state->inflate, packed, arguments->limits, NULL), *term = NULL;
-    Py_DECREF(packed);
+    PyObject *bytes = PyObject_CallFunctionObjArgs(state->inflate, source, arguments->limits, NULL), *term = NULL;
     if (bytes && PyBytes_CheckExact(bytes)) {
         term = decode_from(state, arguments, ceilings, bytes, (const uint8_t *)PyBytes_AS_STRING(bytes),
                            PyBytes_GET_SIZE(bytes), 0);
@@ -903,12 +918,24 @@ static PyObject *decode_compressed(State *state, const DecodeArguments *argument
     return term;
 }
 
-static PyObject *decode_data(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *bytes,
+static PyObject *decode_data(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *source,
                              const uint8_t *data, Py_ssize_t size)
 {
     if (size < 2 || size > ceilings->size || data[0] != VERSION_BYTE) return NULL;
-    if (data[1] == COMPRESSED) return decode_compressed(state, arguments, ceilings, data, size);
-    return decode_from(state, arguments, ceilings, bytes, data, size, 1);
+    if (data[1] == COMPRESSED) return decode_compressed(state, arguments, ceilings, source);
+    return decode_from(state, arguments, ceilings, source, data, size, 1);
+}
+
+/* What is read in the place of a buffer: bytes, or a view of it that nobody can write through. What could be changed
+   while it is read is copied: text_of_utf8 goes over a text twice. */
+static PyObject *source_of(State *state, PyObject *data, Py_ssize_t most)
+{
+    if (PyMemoryView_Check(data)) {
+        const Py_buffer *view = PyMemoryView_GET_BUFFER(data);
+        int is_of_bytes = view->ndim == 1 && view->format && strcmp(view->format, "B") == 0;
+        if (is_of_bytes && view->obj && PyBytes_CheckExact(view->obj)) return Py_NewRef(data);
+    }
+    return PyObject_CallFunction(state->source_of, "On", data, most);
 }
 
 PyObject *core_decode(State *state, const DecodeArguments *arguments)
@@ -919,18 +946,14 @@ PyObject *core_decode(State *state, const DecodeArguments *arguments)
         return decode_data(state, arguments, &ceilings, data, (const uint8_t *)PyBytes_AS_STRING(data),
                            PyBytes_GET_SIZE(data));
     }
+    PyObject *source = source_of(state, data, ceilings.size);
     Py_buffer view;
-    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
-    PyObject *term = NULL;
-    if (view.readonly) {
-        term = decode_data(state, arguments, &ceilings, NULL, view.buf, view.len);
-    } else if (view.len <= ceilings.size) { /* a copy, because the bytes may be changed while Python runs */
-        PyObject *bytes = PyBytes_FromStringAndSize(view.buf, view.len);
-        if (bytes) {
-            term = decode_data(state, arguments, &ceilings, bytes, (const uint8_t *)PyBytes_AS_STRING(bytes), view.len);
-        }
-        Py_XDECREF(bytes);
+    if (!source || PyObject_GetBuffer(source, &view, PyBUF_SIMPLE) < 0) {
+        Py_XDECREF(source);
+        return NULL;
     }
+    PyObject *term = decode_data(state, arguments, &ceilings, source, view.buf, view.len);
     PyBuffer_Release(&view);
+    Py_DECREF(source);
     return term;
 }

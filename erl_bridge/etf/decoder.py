@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal, NoReturn, TypeAlias
 
+    from typing_extensions import Buffer
+
     Read: TypeAlias = tuple[Any, int]  # a term and the position behind it
     Close: TypeAlias = Callable[["_Decoder", list[Any], int], Read]
     Opened: TypeAlias = tuple[int, int, Close]  # how many terms it holds, where they begin, what makes it of them
+    Binaries: TypeAlias = Literal["auto", "bytes", "memoryview"]
 
 _u16 = Struct(">H").unpack_from
 _u32 = Struct(">I").unpack_from
@@ -47,54 +50,82 @@ _double = Struct(">d").unpack_from
 
 
 def decode(
-    data: bytes | bytearray | memoryview,
+    data: Buffer,
     *,
     limits: Limits = DEFAULT,
-    binaries: Literal["auto", "bytes"] = "auto",
+    binaries: Binaries = "auto",
     structs: bool = True,
     atoms: set[Atom] | None = None,
 ) -> Any:
     """The term in ``data``, which must begin with the version byte and end with the term.
 
+    ``data``: ``bytes`` or any contiguous buffer. A read-only one is read in place and must not change meanwhile; of one
+    that can be written to, if only by its owner, a copy is read.
     ``binaries``: ``"auto"`` makes a ``str`` of a binary that is valid UTF-8 and ``bytes`` of any other, ``"bytes"``
-    makes ``bytes`` of all. ``structs``: whether Elixir's structs become Python's dates, sets, ranges and decimals.
+    makes ``bytes`` of all. ``"memoryview"`` copies none: each is a read-only slice of ``data`` (of the copy, or of the
+    inflated bytes, where there are such) that keeps the whole of it alive; only within the keys of maps, which are
+    hashed, they are as with ``"auto"``.
+    ``structs``: whether Elixir's structs become Python's dates, sets, ranges and decimals.
     ``atoms``: a set to which every atom in the term is added, wherever in it, if the term is good.
 
     Raises :class:`~erl_bridge.etf.DecodeError`, with the offset, for bytes that are no term and for a term past a
-    limit; TypeError for what is not bytes.
+    limit; TypeError for what is no contiguous buffer.
 
     >>> decode(bytes.fromhex("8374000000016d00000001616c00000003610146400400000000000077036e696c6a"))
     {'a': [1, 2.5, None]}
+    >>> blob = decode(b"\\x83m\\x00\\x00\\x00\\x05hello", binaries="memoryview")
+    >>> bytes(blob[1:3]), blob == b"hello"
+    (b'el', True)
     >>> decode(b"\\x83m\\x00\\x00\\x00\\x05abc")
     Traceback (most recent call last):
     erl_bridge.etf.errors.DecodeError: cannot decode byte 1: expected the whole BINARY_EXT, got only 8 bytes of it
     """
-    if binaries not in ("auto", "bytes"):
-        raise ValueError(f"binaries is 'auto' or 'bytes', not {binaries!r}")
-    view = data if type(data) is bytes else memoryview(data).cast("B")
-    if len(view) > limits.max_size:
-        raise DecodeError(limits.max_size, f"at most {limits.max_size} bytes (max_size)", f"{len(view)}")
-    if not len(view) or view[0] != tags.VERSION:
-        raise DecodeError(0, f"the version byte {tags.VERSION}", str(view[0]) if len(view) else "no bytes at all")
-    body, start = bytes(view), 1
+    if binaries not in _MAKERS:
+        raise ValueError(f"binaries is 'auto', 'bytes' or 'memoryview', not {binaries!r}")
+    body, start = _source(data, limits.max_size), 1
+    if not len(body) or body[0] != tags.VERSION:
+        raise DecodeError(0, f"the version byte {tags.VERSION}", str(body[0]) if len(body) else "no bytes at all")
     if body[1:2] == _COMPRESSED:
         body, start = _inflate(body, limits), 0
-    decoder = _Decoder(body, limits, binaries == "auto", structs, start)
+    decoder = _Decoder(body, limits, binaries, structs, start)
     term = decoder.read()
     if atoms is not None:
         atoms.update(atom for atom in decoder.atoms if type(atom) is Atom)
     return term
 
 
+def _source(data: Buffer, most: int) -> bytes | memoryview:
+    """The bytes of ``data``, at most so many: itself, or a view that nobody can write through."""
+    view = memoryview(data)
+    if view.nbytes > most:
+        raise DecodeError(most, f"at most {most} bytes (max_size)", f"{view.nbytes}")
+    if type(data) is bytes:
+        return data
+    if not view.c_contiguous:
+        raise TypeError("expected a contiguous buffer, got one with gaps; decode bytes(data) instead")
+    return view.cast("B") if _is_fixed(view) else view.tobytes()
+
+
+def _is_fixed(view: memoryview) -> bool:
+    """Whether the bytes stay as they are: nobody can write to what is viewed, and it can be viewed as bytes."""
+    try:
+        return view.readonly and memoryview(view.obj).readonly and view.cast("B").readonly
+    except (TypeError, ValueError):  # an empty array, a format of more than one letter
+        return False
+
+
 class _Decoder:
     """The bytes, what is wanted of them, and how much of the limits is used up."""
 
-    __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "start", "structs", "texts")
+    __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "make", "start", "structs")
 
-    def __init__(self, data: bytes, limits: Limits, texts: bool, structs: bool, start: int = 1) -> None:
-        self.data = data
+    def __init__(
+        self, data: bytes | memoryview, limits: Limits, binaries: Binaries, structs: bool, start: int = 1
+    ) -> None:
+        self.data = memoryview(data) if binaries == "memoryview" else data
         self.limits = limits
-        self.texts = texts
+        in_view = binaries == "auto" and type(self.data) is memoryview
+        self.make = _text_of_view if in_view else _MAKERS[binaries]
         self.structs = structs
         self.atoms: set[terms.Name] = set()
         self.count = 1  # terms in all
@@ -104,9 +135,11 @@ class _Decoder:
 
     def read(self) -> Any:
         """The term, or a DecodeError."""
-        data, texts, pos = self.data, self.texts, self.start
+        data, make, pos = self.data, self.make, self.start
         end = len(data)
-        stack: list[tuple[list[Any], int, Close]] = []
+        views = make is memoryview
+        in_key = False  # whether the container that is being read is a key of a map, or in one
+        stack: list[tuple[list[Any], int, Close, bool]] = []
         out: list[Any] = []  # the terms of the container that is being read; at first, the one term that there is
         left = 1
         close: Close = _close_root
@@ -119,7 +152,10 @@ class _Decoder:
                         stop = start + _u32(data, pos + 1)[0]
                         if stop > end:
                             raise self.cut(pos)
-                        out.append(_text(data[start:stop]) if texts else data[start:stop])
+                        if views and (in_key or _is_key(left, close)):
+                            out.append(_text_of_view(data[start:stop]))
+                        else:
+                            out.append(make(data[start:stop]))
                         pos = stop
                     elif tag == SMALL_INTEGER:
                         out.append(data[pos + 1])
@@ -134,7 +170,9 @@ class _Decoder:
                         count, start, closing = _CONTAINERS[tag](self, pos)
                         if count:
                             self.check(count, pos, start, len(stack))
-                            stack.append((out, left - 1, close))
+                            stack.append((out, left - 1, close, in_key))
+                            if views and not in_key:
+                                in_key = _is_key(left, close)
                             out, left, close, pos = [], count, closing, start
                             continue
                         pos = start
@@ -143,6 +181,8 @@ class _Decoder:
                         out.append({} if tag == MAP else ())
                     else:
                         term, pos = _LEAVES[tag](self, pos)
+                        if type(term) is memoryview and (in_key or _is_key(left, close)):
+                            term = _text_of_view(term)
                         out.append(term)
                     left -= 1
                 if close is _close_list and data[pos] != NIL:
@@ -151,7 +191,7 @@ class _Decoder:
                 term, pos = close(self, out, pos)
                 if not stack:
                     break
-                out, left, close = stack.pop()
+                out, left, close, in_key = stack.pop()
                 out.append(term)
                 if left & 1 and close is _close_map and not is_plain_key(term):
                     close = _close_odd_map
@@ -205,7 +245,7 @@ class _Decoder:
 _COMPRESSED = bytes((tags.COMPRESSED,))
 
 
-def _inflate(data: bytes, limits: Limits) -> bytes:
+def _inflate(data: bytes | memoryview, limits: Limits) -> bytes:
     import zlib
 
     if len(data) < 6:
@@ -253,6 +293,19 @@ def _text(binary: bytes) -> str | bytes:
         return binary
 
 
+def _text_of_view(binary: bytes | memoryview) -> str | bytes:
+    return _text(bytes(binary))
+
+
+# What is made of a binary, which is a slice of the data: bytes or a view.
+_MAKERS: dict[str, Callable[[Any], Any]] = {"auto": _text, "bytes": bytes, "memoryview": memoryview}
+
+
+def _is_key(left: int, close: Close) -> bool:
+    """Whether a term is a key, where a container with that end still lacks so many."""
+    return not left & 1 and (close is _close_map or close is _close_odd_map)
+
+
 def _stop(decoder: _Decoder, pos: int, start: int, size: int) -> int:
     """Where ``size`` bytes from ``start`` on end, if they are all there."""
     stop = start + size
@@ -286,7 +339,7 @@ def _float(decoder: _Decoder, pos: int) -> Read:
     import re
 
     stop = _stop(decoder, pos, pos + 1, 31)
-    written, zero, _ = decoder.data[pos + 1 : stop].replace(b",", b".").partition(b"\0")
+    written, zero, _ = bytes(decoder.data[pos + 1 : stop]).replace(b",", b".").partition(b"\0")
     if not zero or not re.fullmatch(rb"[+-]?[0-9]+\.[0-9]+([eE][+-]?[0-9]+)?", written):
         raise decoder.bad(pos, "a float in decimal digits", repr(written)[1:])
     value = float(written)
@@ -313,8 +366,8 @@ def _bit_binary(decoder: _Decoder, pos: int) -> Read:
     if bits > 8 or bool(bits) != bool(size):
         raise decoder.bad(pos, "1 to 8 bits in the last of 1 or more bytes", f"{bits} in the last of {size}")
     if 1 <= bits <= 7:
-        return BitString(binary, bits), stop
-    return _text(binary) if decoder.texts else binary, stop
+        return BitString(bytes(binary), bits), stop
+    return decoder.make(binary), stop
 
 
 class _Known(dict[bytes, "terms.Name"]):
@@ -341,10 +394,11 @@ def _atom_reader(known: _Known, *, small: bool) -> Callable[[_Decoder, int], Rea
         stop = start + size
         if stop > len(data):
             raise decoder.cut(pos)
+        name = bytes(data[start:stop])
         try:
-            atom = known[data[start:stop]]
+            atom = known[name]
         except UnicodeDecodeError:
-            raise decoder.bad(pos, "an atom in valid UTF-8", repr(data[start:stop])[1:]) from None
+            raise decoder.bad(pos, "an atom in valid UTF-8", repr(name)[1:]) from None
         except ValueError as error:
             raise decoder.bad(pos, "an atom", str(error)) from None
         decoder.atoms.add(atom)
@@ -518,7 +572,7 @@ def _fun(decoder: _Decoder, out: list[Any], pos: int, stop: int) -> Fun:
     except ValueError as error:
         raise decoder.bad(pos, "a fun that can be compared", str(error)) from None
     decoder.funs -= 1
-    data = b"" if decoder.funs else decoder.data[pos:stop]  # the outermost keeps the bytes of all
+    data = b"" if decoder.funs else bytes(decoder.data[pos:stop])  # the outermost keeps the bytes of all
     return Fun(module, decoder.data[pos + 5], index, old_unique, data, sameness)
 
 

@@ -212,8 +212,8 @@ def _read_date_time(fields: Fields) -> datetime:
 
 
 def _text(value: Any) -> str:
-    if type(value) is bytes:
-        return value.decode()
+    if type(value) in (bytes, memoryview):
+        return str(value, "utf-8")
     if type(value) is not str:
         raise ValueError("not a text")
     return value

@@ -22,7 +22,9 @@ from .scan import refuse_unreadable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal
+    from typing import Any
+
+    from typing_extensions import Buffer
 
     from .rebuild import Make, Open
 
@@ -98,14 +100,19 @@ class Library(Value):
 
     def decode(
         self,
-        data: bytes | bytearray | memoryview,
+        data: Buffer,
         *,
         limits: Limits = DEFAULT,
-        binaries: Literal["auto", "bytes"] = "auto",
+        binaries: decoder.Binaries = "auto",
         structs: bool = True,
         atoms: set[Atom] | None = None,
     ) -> Any:
-        """As :func:`erl_bridge.etf.decode`; it raises DecodeError also for what the library does not read."""
+        """As :func:`erl_bridge.etf.decode`; it raises DecodeError also for what the library does not read.
+
+        The library makes ``bytes`` of its own, so ``binaries`` is never ``"memoryview"``: that raises ValueError.
+        """
+        if binaries == "memoryview":
+            raise ValueError(f"binaries is 'auto' or 'bytes' for the backend {self.name}, not 'memoryview'")
         found: set[Atom] = set()
         whole = data if type(data) is bytes else memoryview(data).tobytes()
         expected = decoder.decode(whole, limits=limits, binaries=binaries, structs=False, atoms=found)
