@@ -121,9 +121,31 @@ def _has_serializers(kind: Any, fields: dict[str, Any]) -> bool:
     decorators = kind.__pydantic_decorators__
     return bool(decorators.model_serializers or decorators.field_serializers) or any(
         getattr(field, "exclude_if", None) is not None
-        or any(type(extra).__module__ == "pydantic.functional_serializers" for extra in field.metadata)
+        or any(map(_is_serializer, field.metadata))
+        or _is_serialized_within(field.annotation)
         for field in fields.values()
     )
+
+
+def _is_serializer(extra: Any) -> bool:
+    return type(extra).__module__ == "pydantic.functional_serializers"
+
+
+def _is_serialized_within(annotation: Any) -> bool:
+    """Whether a serializer is in the arguments of a type, as in ``list[Annotated[str, PlainSerializer(mask)]]``."""
+    if type(annotation) is type:
+        return False
+    get_args = sys.modules["typing"].get_args
+    left, seen = [annotation], {}
+    while left:
+        kind = left.pop()
+        if _is_serializer(kind):
+            return True
+        if id(kind) not in seen:  # an alias may name itself
+            seen[id(kind)] = kind
+            left += get_args(kind)
+            left += [kind.__value__] if hasattr(kind, "__value__") else []
+    return False
 
 
 # -- numpy -----------------------------------------------------------------------------------------------------
