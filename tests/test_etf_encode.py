@@ -9,7 +9,7 @@ import enum
 import pickle
 import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -316,3 +316,74 @@ def test_a_backend_can_be_forced_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_two_exceptions_are_serialization_errors() -> None:
     assert issubclass(EncodeError, SerializationError)
     assert issubclass(DecodeError, SerializationError)
+
+
+# -- what hooks are asked --------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A hook that notes whom it was called for."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+        self.asked: list[Any] = []
+
+    def __call__(self, value: Any) -> Any:
+        self.asked.append(value)
+        return self.make(value)
+
+
+@each_codec
+def test_a_hook_may_use_an_iterator_up(codec: backends.Backend) -> None:
+    for after, path in ((NAN, "term[1]"), ("\ud800", "term[1]"), ([object], "term[1]"), ({"a": 1, b"a": 2}, "term[1]")):
+        hook = Counting(lambda value: list(value) if hasattr(value, "__next__") else 1j)
+        numbers = iter([1, 2, 3])
+        with pytest.raises(EncodeError) as caught:
+            codec.encode([numbers, after], default=hook)
+        assert path in str(caught.value)
+        assert hook.asked.count(numbers) == 1
+    with pytest.raises(EncodeError, match=r"cannot encode float nan at term\[0\]\[1\]\.a: "):
+        codec.encode([iter([1, {"a": NAN}])], default=list)
+
+
+@each_codec
+def test_a_hook_is_called_once_for_each_place(codec: backends.Backend) -> None:
+    class Thing:
+        pass
+
+    one, other = Thing(), Thing()
+    hook = Counting(lambda value: [len(hook.asked)])
+    term = {"a": one, "b": (other, [one, {"c": other}])}
+    assert codec.decode(codec.encode(term, default=hook)) == {"a": [1], "b": ([2], [[3], {"c": [4]}])}
+    hook.asked.clear()
+    with pytest.raises(EncodeError, match=r"float nan at term\.end: "):
+        codec.encode({**term, "end": NAN}, default=hook)
+    assert hook.asked == [one, other, one, other]
+
+
+@each_codec
+def test_a_hook_whose_answer_is_refused_is_not_asked_again(codec: backends.Backend) -> None:
+    for answer, what in ((1j, "an object of type builtins.complex"), (NAN, "float nan"), ([NAN], "float nan")):
+        hook = Counting(lambda _, answer=answer: answer)
+        with pytest.raises(EncodeError, match=what):
+            codec.encode(["a", {"b": iter(())}], default=hook)
+        assert len(hook.asked) == 1
+    hook = Counting(lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        codec.encode([iter(())], default=hook)
+    assert len(hook.asked) == 1
+
+
+@each_codec
+def test_a_hook_that_changes_the_term_is_still_called_once_for_each(codec: backends.Backend) -> None:
+    term: list[Any] = [iter("a"), {"k": iter("b")}, iter("c")]
+
+    def change(value: Any) -> Any:
+        term[1]["more"] = NAN
+        return list(value)
+
+    hook = Counting(change)
+    asked = [term[0], term[1]["k"]]
+    with pytest.raises(EncodeError, match=r"float nan at term\[1\]\.more: "):
+        codec.encode(term, default=hook)
+    assert hook.asked == asked

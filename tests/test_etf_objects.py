@@ -250,6 +250,10 @@ def test_what_pydantic_hides_stays_hidden(codec: backends.Backend) -> None:
     class Annotating(pydantic.BaseModel):  # type: ignore[misc, name-defined]
         key: Annotated[str, pydantic.PlainSerializer(lambda _: "***")]
 
+    class Within(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        keys: dict[str, list[Annotated[str, pydantic.PlainSerializer(lambda _: "***")]] | None]
+        plain: list[dict[str, int | None]]
+
     class Whole(pydantic.BaseModel):  # type: ignore[misc, name-defined]
         key: str
 
@@ -261,6 +265,9 @@ def test_what_pydantic_hides_stays_hidden(codec: backends.Backend) -> None:
         key: pydantic.SecretStr  # type: ignore[name-defined]
 
     assert sent(codec, [Masked(key="k"), Annotating(key="k"), Whole(key="k")]) == [{"key": "***"}] * 2 + ["whole"]
+    assert sent(codec, [Within(keys={"a": ["k"], "b": None}, plain=[{"a": 1}])]) == [
+        {"keys": {"a": ["***"], "b": None}, "plain": [{"a": 1}]}
+    ]
     message = refusal(codec, Secret(key="hush"))
     assert message == f"cannot encode an object of type pydantic.types.SecretStr at result.key: {NO_TERM}"
 
@@ -398,6 +405,33 @@ def test_a_converter_that_refuses_or_fails(codec: backends.Backend) -> None:
     for default in (None, repr):
         with pytest.raises(AttributeError, match="upper"):
             codec.encode([Cat(1)], default=default)
+
+
+@each_codec
+@pytest.mark.usefixtures("registry")
+def test_a_converter_is_called_once_for_each_place(codec: backends.Backend) -> None:
+    asked: list[Any] = []
+
+    def to_term(animal: Animal) -> Any:
+        asked.append(animal)
+        if animal.name == "refused":
+            raise ValueError("not this one")
+        if animal.name == "broken":
+            raise KeyError("broken")
+        return [animal.name]
+
+    etf.register(Animal, to_term)
+    one, refused, broken = Cat("a"), Cat("refused"), Cat("broken")
+    for term, error, message in (
+        ([one, {"k": one}, NAN], EncodeError, f"cannot encode float nan at term[2]: {FINITE}"),
+        ([one, {"k": one}, refused], EncodeError, "at term[2]: not this one"),
+        ([one, {"k": one}, broken], KeyError, "broken"),
+    ):
+        asked.clear()
+        with pytest.raises(error) as caught:
+            codec.encode(term)
+        assert message in str(caught.value)
+        assert asked == [one, one, *[animal for animal in (refused, broken) if animal in term]]
 
 
 @each_codec

@@ -40,8 +40,9 @@ def register(kind: type[T] | str, to_term: Callable[[T], Any]) -> None:
     that of the value before its bases.
 
     ``to_term`` gives anything that can be sent. Where it raises ValueError, the value is refused with that reason and
-    the path to it; where it returns ``NotImplemented``, the value is taken as if the type were not registered. It may
-    be called more than once for one value, so it must not use it up.
+    the path to it; where it returns ``NotImplemented``, the value is taken as if the type were not registered. It is
+    called once for each place where the value is, but again for a key of a map or a member of a set, which are compared
+    before they are sent.
 
     Raises ValueError for a type that is registered already or that has a term of its own.
 

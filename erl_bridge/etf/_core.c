@@ -106,8 +106,10 @@ static PyObject *decode(PyObject *module, PyObject *const *arguments, Py_ssize_t
     return PyObject_Vectorcall(state->py_decode, arguments, (size_t)positional, keywords);
 }
 
+enum { MAX_ARGUMENTS = 8 };
+
 static PyObject *encode_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords,
-                                int *final)
+                                EncodeOutcome *outcome)
 {
     static const char *const names[] = {"atoms", "root", "default", "compressed", "max_depth", NULL};
     PyObject *values[5] = {NULL};
@@ -123,20 +125,35 @@ static PyObject *encode_quickly(State *state, PyObject *const *arguments, Py_ssi
     }
     int compress = compressed ? PyObject_IsTrue(compressed) : 0;
     if (compress < 0) return NULL;
-    PyObject *bytes = core_encode(state, &given, final);
+    PyObject *bytes = core_encode(state, &given, outcome);
     if (!bytes || !compress) return bytes;
     PyObject *packed = PyObject_CallFunctionObjArgs(state->compress, bytes, compressed, NULL);
     Py_DECREF(bytes);
     return packed;
 }
 
+/* Calls the pure-Python encoder with the arguments, and with what hooks gave already. */
+static PyObject *encode_again(State *state, PyObject *done, PyObject *const *arguments, Py_ssize_t positional,
+                              PyObject *keywords)
+{
+    PyObject *all[MAX_ARGUMENTS + 1] = {done};
+    Py_ssize_t count = positional + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
+    if (count > MAX_ARGUMENTS) return NULL; /* they were checked */
+    memcpy(all + 1, arguments, (size_t)count * sizeof *all);
+    return PyObject_Vectorcall(state->py_encode_again, all, (size_t)positional + 1, keywords);
+}
+
 static PyObject *encode(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
 {
     State *state = PyModule_GetState(module);
-    int final = 0;
-    PyObject *bytes = encode_quickly(state, arguments, positional, keywords, &final);
-    if (bytes || final || !may_begin_anew()) return bytes;
-    return PyObject_Vectorcall(state->py_encode, arguments, (size_t)positional, keywords);
+    EncodeOutcome outcome = {0, NULL};
+    PyObject *bytes = encode_quickly(state, arguments, positional, keywords, &outcome);
+    if (!bytes && !outcome.final && may_begin_anew()) {
+        bytes = outcome.done ? encode_again(state, outcome.done, arguments, positional, keywords)
+                             : PyObject_Vectorcall(state->py_encode, arguments, (size_t)positional, keywords);
+    }
+    Py_XDECREF(outcome.done);
+    return bytes;
 }
 
 /* ---- the module ---- */
@@ -148,7 +165,8 @@ static const struct {
     {offsetof(State, py_encode), "erl_bridge.etf.encoder", "encode"},
     {offsetof(State, leaf_writers), "erl_bridge.etf.encoder", "_LEAVES"},
     {offsetof(State, container_openers), "erl_bridge.etf.encoder", "_CONTAINERS"},
-    {offsetof(State, stand_in), "erl_bridge.etf.encoder", "_stand_in"},
+    {offsetof(State, py_encode_again), "erl_bridge.etf.encoder", "encode_again"},
+    {offsetof(State, stand_in), "erl_bridge.etf.encoder", "noted_stand_in"},
     {offsetof(State, refused), "erl_bridge.etf.encoder", "REFUSED"},
     {offsetof(State, compress), "erl_bridge.etf.encoder", "_compressed"},
     {offsetof(State, py_decode), "erl_bridge.etf.decoder", "decode"},

@@ -30,7 +30,7 @@ typedef struct {
     const EncodeArguments *arguments;
     uint8_t *at, *end;
     PyObject *bytes; /* the buffer, once it is larger than few_bytes */
-    int final;       /* the exception is the caller's own */
+    EncodeOutcome *outcome;
     Frame *frames;
     Py_ssize_t depth, frames_capacity;
     Frame few_frames[FEW_FRAMES];
@@ -394,10 +394,11 @@ static int put_common(Encoder *e, PyObject *value);
 
 static int put_stand_in(Encoder *e, PyObject *value)
 {
-    PyObject *fallback = e->arguments->fallback;
-    PyObject *found = PyObject_CallFunctionObjArgs(e->state->stand_in, value, fallback ? fallback : Py_None, NULL);
+    PyObject *fallback = e->arguments->fallback ? e->arguments->fallback : Py_None, **done = &e->outcome->done;
+    if (!*done && !(*done = PyList_New(0))) return -1;
+    PyObject *found = PyObject_CallFunctionObjArgs(e->state->stand_in, *done, value, fallback, NULL);
     if (!found) {
-        e->final = fallback && !PyErr_ExceptionMatches(e->state->refused); /* what the caller's hook raises goes on */
+        e->outcome->final = !PyErr_ExceptionMatches(e->state->refused); /* what a hook raises goes on */
         return -1;
     }
     int status = -1;
@@ -555,7 +556,7 @@ static PyObject *finished(Encoder *e)
     return bytes;
 }
 
-PyObject *core_encode(State *state, const EncodeArguments *arguments, int *final)
+PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutcome *outcome)
 {
     Encoder e;
     e.state = state;
@@ -563,13 +564,12 @@ PyObject *core_encode(State *state, const EncodeArguments *arguments, int *final
     e.at = e.few_bytes;
     e.end = e.few_bytes + FEW_BYTES;
     e.bytes = NULL;
-    e.final = 0;
+    e.outcome = outcome;
     e.frames = e.few_frames;
     e.depth = 0;
     e.frames_capacity = FEW_FRAMES;
 
     PyObject *bytes = put_all(&e) == 0 ? finished(&e) : NULL;
-    *final = e.final;
     while (e.depth) {
         Frame *frame = &e.frames[--e.depth];
         Py_DECREF(frame->container);

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     Atoms: TypeAlias = Container[Atom] | None
     Default: TypeAlias = Callable[[Any], Any] | None
     Frame: TypeAlias = tuple[Any, Sequence[Any], Any, bytes]  # container, children, iterator over them, closing bytes
+    StandIn: TypeAlias = tuple[type, Any]  # the type that a value is written as, and the term
+    Done: TypeAlias = tuple[Any, StandIn | Exception]  # a value, and what stands for it or why nothing does
     Way: TypeAlias = tuple[type | None, Callable[[Any], Any], str]
     Opened: TypeAlias = tuple[bytes, Sequence[Any], bytes]  # opening bytes, children, closing bytes
 
@@ -66,7 +68,8 @@ def encode(
     ``compressed``: compress it where that makes it shorter, at zlib's level 6 or the level given (1 to 9).
     ``atoms``: the only atoms that may be sent, besides ``true``, ``false`` and ``nil``; any container with ``in``.
     ``default``: called with a value of a type that is not known; what it returns is sent in its place, and must be of a
-    known type. What it raises is passed on. It may be called twice for one value, so it must not use the value up.
+    known type. What it raises is passed on. It is called once for each place where the value is, so ``default=list``
+    may use an iterator up.
     ``root``: what the path in an error begins with. ``max_depth``: containers within containers.
 
     Raises :class:`~erl_bridge.etf.EncodeError`, with the path, for anything that is no term.
@@ -338,8 +341,13 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _stand_in(value: Any, default: Default = None) -> tuple[type, Any]:
+def _stand_in(value: Any, default: Default | _Known = None) -> StandIn:
     """A value of a type that is in the tables, and that type, for a value of one that is not."""
+    if isinstance(default, _Known):
+        done = default.take(value)
+        if done is not None:
+            return done
+        default = default.otherwise
     found = _known_stand_in(value)
     if found is None and default is not None:
         value = default(value)
@@ -420,6 +428,48 @@ def _itself(value: Any) -> Any:
 def forget_ways() -> None:
     """For when another type is registered."""
     _WAYS.clear()
+
+
+# -- for the compiled encoder, which lets this one say what is refused -------------------------------------------
+
+
+def noted_stand_in(done: list[Done], value: Any, default: Default) -> StandIn:
+    """As ``_stand_in``; what comes of it is added to ``done``, so that no hook has to be called for it again."""
+    try:
+        found = _stand_in(value, default)
+    except REFUSED as refused:
+        done.append((value, refused))
+        raise
+    done.append((value, found))
+    return found
+
+
+def encode_again(done: list[Done], term: Any, *, default: Default = None, **options: Any) -> bytes:
+    """As :func:`encode`, after an attempt that gave up. Of its hooks only those are called that were not then."""
+    return encode(term, default=_Known(done, default), **options)  # type: ignore[arg-type]
+
+
+class _Known:
+    """In the place of ``default``: what came of values before, and whom to ask about others."""
+
+    __slots__ = ("_done", "_found", "otherwise")
+
+    def __init__(self, done: list[Done], otherwise: Default) -> None:
+        self._done = done  # it holds the values, so none has the id of another
+        self._found: dict[int, list[StandIn | Exception]] = {}
+        for value, found in reversed(done):
+            self._found.setdefault(id(value), []).append(found)
+        self.otherwise = otherwise
+
+    def take(self, value: Any) -> StandIn | None:
+        """What came of the value when it was first met, then the second time, and so on."""
+        left = self._found.get(id(value))
+        if not left:
+            return None
+        found = left.pop()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def _stand_in_for_identity(value: Any) -> Any:
