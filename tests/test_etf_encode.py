@@ -6,6 +6,7 @@ import collections
 import datetime
 import decimal
 import enum
+import itertools
 import pickle
 import types
 import zlib
@@ -387,3 +388,100 @@ def test_a_hook_that_changes_the_term_is_still_called_once_for_each(codec: backe
     with pytest.raises(EncodeError, match=r"float nan at term\[1\]\.more: "):
         codec.encode(term, default=hook)
     assert hook.asked == asked
+
+
+# -- into a buffer ---------------------------------------------------------------------------------------------
+
+INTO = [
+    None,
+    "text",
+    {"a": [1, 2.5, "ż" * 3000]},
+    [b"\xff" * 700] * 9,
+    list(range(2000)),
+    (Pid(Atom("n@h"), 1, 2, 3),),
+    {1, 2},
+]
+
+
+@each_codec
+@pytest.mark.parametrize("term", INTO)
+@pytest.mark.parametrize("options", [{}, {"compressed": True}])
+def test_a_term_is_written_into_a_buffer(codec: backends.Backend, term: Any, options: dict[str, Any]) -> None:
+    data = codec.encode(term, **options)
+    for length, offset in ((0, 0), (4, 4), (4, 2), (10_000, 4), (100_000, 100_000), (5 + len(data), 5)):
+        buffer = bytearray(b"\x55" * length)
+        end = codec.encode_into(term, buffer, offset, **options)
+        assert end == offset + len(data)
+        assert buffer[:end] == b"\x55" * offset + data
+        assert len(buffer) == max(length, end)
+    buffer = bytearray()
+    assert codec.encode_into(term, buffer, **options) == codec.encode_into(term, buffer, offset=0, **options)
+    assert buffer == data
+
+
+@each_codec
+def test_terms_follow_one_another_in_a_buffer(codec: backends.Backend) -> None:
+    buffer, end, ends = bytearray(), 0, [0]
+    for term in INTO * 3:
+        end = codec.encode_into(term, buffer, end)
+        ends.append(end)
+    read = [codec.decode(bytes(buffer[start:stop])) for start, stop in itertools.pairwise(ends)]
+    assert read == INTO * 3
+
+
+@each_codec
+@pytest.mark.parametrize("bad", [NAN, "\ud800", object(), float("inf")])
+def test_a_refusal_leaves_what_was_in_the_buffer(codec: backends.Backend, bad: Any) -> None:
+    for length in (4, 9000):
+        buffer = bytearray(b"head") + bytes(length - 4)
+        with pytest.raises(EncodeError, match=r" at result\.k\[1\]: "):
+            codec.encode_into({"a": "x" * 5000, "k": [1, bad]}, buffer, 4, root="result")
+        assert buffer[:4] == b"head"
+        assert len(buffer) == length
+        buffer.append(0)  # nobody holds on to it
+    hook = Counting(list)
+    with pytest.raises(EncodeError, match=r" at term\[0\]\[0\]: "):
+        codec.encode_into(
+            [iter([bad])], buffer, default=lambda value: hook(value) if hasattr(value, "__next__") else 1j
+        )
+    assert len(hook.asked) == 1
+
+
+@each_codec
+def test_wrong_buffers_and_offsets(codec: backends.Backend) -> None:
+    for buffer in (b"abc", memoryview(bytearray(3)), [], None):
+        with pytest.raises(TypeError, match="expected a bytearray to encode into, got "):
+            codec.encode_into(1, buffer)
+    for offset in (-1, 4, 2**70, -(2**70)):
+        with pytest.raises(ValueError, match="expected an offset from 0 to 3, which is the buffer's length, got "):
+            codec.encode_into(1, bytearray(3), offset)
+    for arguments, options in (((1,), {}), ((1, bytearray(), 0, 0), {}), ((1, bytearray(), 0), {"offset": 0})):
+        with pytest.raises(TypeError):
+            codec.encode_into(*arguments, **options)
+    with pytest.raises(TypeError):
+        codec.encode(1, offset=0)
+
+
+class Derived(bytearray):
+    pass
+
+
+@each_codec
+def test_who_else_has_the_buffer(codec: backends.Backend) -> None:
+    buffer = Derived(b"head")
+    assert codec.encode_into("a", buffer, 4) == 11
+    assert buffer == b"head" + codec.encode("a")
+    buffer = bytearray(100)
+    with memoryview(buffer):
+        assert codec.encode_into("a" * 20, buffer) == 26
+        assert codec.encode_into("ż" * 45, buffer, 4) == 100
+        with pytest.raises(BufferError):
+            codec.encode_into("a" * 100, buffer)
+    assert len(buffer) == 100
+    for change in (buffer.clear, lambda: buffer.extend(bytes(1000)), lambda: codec.encode_into("a" * 200, buffer)):
+        with pytest.raises(BufferError):
+            codec.encode_into([1, iter("a")], buffer, default=lambda _, change=change: change())
+    assert len(buffer) == 100
+    kept = []
+    end = codec.encode_into([iter("a"), "a" * 9], buffer, default=lambda _: kept.append(memoryview(buffer)) or "b")
+    assert codec.decode(buffer[:end]) == ["b", "a" * 9]

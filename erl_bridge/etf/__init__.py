@@ -14,7 +14,7 @@ from .backends import chosen
 from .errors import DecodeError, EncodeError
 from .limits import DEFAULT, Limits
 
-__all__ = ["DEFAULT", "DecodeError", "EncodeError", "Limits", "backend", "decode", "encode", "register"]
+__all__ = ["DEFAULT", "DecodeError", "EncodeError", "Limits", "backend", "decode", "encode", "encode_into", "register"]
 
 _chosen = chosen()
 backend = _chosen.name
@@ -25,11 +25,11 @@ if TYPE_CHECKING:  # every backend has the functions of this one
     from typing import Any, TypeVar
 
     from .decoder import decode
-    from .encoder import encode
+    from .encoder import encode, encode_into
 
     T = TypeVar("T")
 else:
-    encode, decode = _chosen.encode, _chosen.decode
+    encode, decode, encode_into = _chosen.encode, _chosen.decode, _chosen.encode_into
 
 
 def register(kind: type[T] | str, to_term: Callable[[T], Any]) -> None:

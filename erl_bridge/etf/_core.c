@@ -24,18 +24,15 @@ static int is_named(PyObject *given, const char *name)
     return PyUnicode_CompareWithASCIIString(given, name) == 0;
 }
 
-/* The values of the keyword arguments, in the order of `names`. Returns -1 for anything but one positional argument and
-   keywords of these names. */
-static int take_keywords(PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords,
-                         const char *const *names, PyObject **values)
+/* The values of the keyword arguments, in the order of `names`. Returns -1 for a keyword of another name. */
+static int take_keywords(PyObject *const *given, PyObject *keywords, const char *const *names, PyObject **values)
 {
-    if (positional != 1) return -1;
     Py_ssize_t count = keywords ? PyTuple_GET_SIZE(keywords) : 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         int at = 0;
         while (names[at] && !is_named(PyTuple_GET_ITEM(keywords, i), names[at])) at++;
         if (!names[at]) return -1;
-        values[at] = arguments[positional + i];
+        values[at] = given[i];
     }
     return 0;
 }
@@ -81,7 +78,7 @@ static PyObject *decode_quickly(State *state, PyObject *const *arguments, Py_ssi
 {
     static const char *const names[] = {"limits", "binaries", "structs", "atoms", NULL};
     PyObject *values[4] = {NULL};
-    if (take_keywords(arguments, positional, keywords, names, values) < 0) return NULL;
+    if (positional != 1 || take_keywords(arguments + 1, keywords, names, values) < 0) return NULL;
     PyObject *limits = values[0] ? values[0] : state->default_limits, *binaries = values[1], *atoms = values[3];
     if (!binaries) binaries = state->auto_binaries;
     if (!PyUnicode_CheckExact(binaries)) return NULL;
@@ -106,41 +103,68 @@ static PyObject *decode(PyObject *module, PyObject *const *arguments, Py_ssize_t
     return PyObject_Vectorcall(state->py_decode, arguments, (size_t)positional, keywords);
 }
 
-enum { MAX_ARGUMENTS = 8 };
+/* Of encode_into; those of encode are the ones behind the first. */
+static const char *const ENCODE_NAMES[] = {"offset", "atoms", "root", "default", "compressed", "max_depth", NULL};
+enum { OFFSET, ATOMS, ROOT, DEFAULT, COMPRESS, MAX_DEPTH, ENCODE_KEYWORDS };
+enum { MAX_ARGUMENTS = 3 + ENCODE_KEYWORDS };
+
+static PyObject *encode_with(State *state, PyObject *const *values, EncodeArguments *given, EncodeOutcome *outcome)
+{
+    given->atoms = values[ATOMS] == Py_None ? NULL : values[ATOMS];
+    given->fallback = values[DEFAULT] == Py_None ? NULL : values[DEFAULT];
+    given->max_depth = state->ceilings_of_default.depth;
+    if (values[MAX_DEPTH]) {
+        if (!PyLong_CheckExact(values[MAX_DEPTH])) return NULL;
+        given->max_depth = PyNumber_AsSsize_t(values[MAX_DEPTH], NULL);
+    }
+    int compress = values[COMPRESS] ? PyObject_IsTrue(values[COMPRESS]) : 0;
+    if (compress < 0 || (compress && given->target)) return NULL;
+    PyObject *result = core_encode(state, given, outcome);
+    if (!result || !compress) return result;
+    PyObject *packed = PyObject_CallFunctionObjArgs(state->compress, result, values[COMPRESS], NULL);
+    Py_DECREF(result);
+    return packed;
+}
 
 static PyObject *encode_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords,
                                 EncodeOutcome *outcome)
 {
-    static const char *const names[] = {"atoms", "root", "default", "compressed", "max_depth", NULL};
-    PyObject *values[5] = {NULL};
-    if (take_keywords(arguments, positional, keywords, names, values) < 0) return NULL;
-    PyObject *compressed = values[3];
-    EncodeArguments given = {.term = arguments[0], .atoms = values[0], .fallback = values[2]};
-    given.max_depth = state->ceilings_of_default.depth;
-    if (given.atoms == Py_None) given.atoms = NULL;
-    if (given.fallback == Py_None) given.fallback = NULL;
-    if (values[4]) {
-        if (!PyLong_CheckExact(values[4])) return NULL;
-        given.max_depth = PyNumber_AsSsize_t(values[4], NULL);
-    }
-    int compress = compressed ? PyObject_IsTrue(compressed) : 0;
-    if (compress < 0) return NULL;
-    PyObject *bytes = core_encode(state, &given, outcome);
-    if (!bytes || !compress) return bytes;
-    PyObject *packed = PyObject_CallFunctionObjArgs(state->compress, bytes, compressed, NULL);
-    Py_DECREF(bytes);
-    return packed;
+    PyObject *values[ENCODE_KEYWORDS] = {NULL};
+    if (positional != 1) return NULL;
+    if (take_keywords(arguments + 1, keywords, ENCODE_NAMES + 1, values + 1) < 0) return NULL;
+    EncodeArguments given = {.term = arguments[0]};
+    return encode_with(state, values, &given, outcome);
 }
 
-/* Calls the pure-Python encoder with the arguments, and with what hooks gave already. */
-static PyObject *encode_again(State *state, PyObject *done, PyObject *const *arguments, Py_ssize_t positional,
-                              PyObject *keywords)
+static PyObject *encode_into_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional,
+                                     PyObject *keywords, EncodeOutcome *outcome)
 {
-    PyObject *all[MAX_ARGUMENTS + 1] = {done};
-    Py_ssize_t count = positional + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
-    if (count > MAX_ARGUMENTS) return NULL; /* they were checked */
-    memcpy(all + 1, arguments, (size_t)count * sizeof *all);
-    return PyObject_Vectorcall(state->py_encode_again, all, (size_t)positional + 1, keywords);
+    PyObject *values[ENCODE_KEYWORDS] = {NULL};
+    if (positional < 2 || positional > 3) return NULL;
+    if (take_keywords(arguments + positional, keywords, ENCODE_NAMES, values) < 0) return NULL;
+    if (positional == 3 && values[OFFSET]) return NULL;
+    if (positional == 3) values[OFFSET] = arguments[2];
+    EncodeArguments given = {.term = arguments[0], .target = arguments[1]};
+    if (!PyByteArray_CheckExact(given.target)) return NULL;
+    if (values[OFFSET]) {
+        if (!PyLong_CheckExact(values[OFFSET])) return NULL;
+        given.offset = PyNumber_AsSsize_t(values[OFFSET], NULL);
+    }
+    if (given.offset < 0 || given.offset > PyByteArray_GET_SIZE(given.target)) return NULL;
+    return encode_with(state, values, &given, outcome);
+}
+
+/* After the quick way gave up: the pure-Python function with the same arguments; `again` is the one that takes what hooks
+   gave already as well. */
+static PyObject *encode_slowly(PyObject *function, PyObject *again, EncodeOutcome *outcome, PyObject *const *arguments,
+                               Py_ssize_t positional, PyObject *keywords)
+{
+    if (outcome->final || !may_begin_anew()) return NULL;
+    if (!outcome->done) return PyObject_Vectorcall(function, arguments, (size_t)positional, keywords);
+    PyObject *all[MAX_ARGUMENTS + 1] = {outcome->done}; /* they are no more, or the quick way would not have begun */
+    size_t count = (size_t)positional + (keywords ? (size_t)PyTuple_GET_SIZE(keywords) : 0);
+    memcpy(all + 1, arguments, count * sizeof *all);
+    return PyObject_Vectorcall(again, all, (size_t)positional + 1, keywords);
 }
 
 static PyObject *encode(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
@@ -148,12 +172,24 @@ static PyObject *encode(PyObject *module, PyObject *const *arguments, Py_ssize_t
     State *state = PyModule_GetState(module);
     EncodeOutcome outcome = {0, NULL};
     PyObject *bytes = encode_quickly(state, arguments, positional, keywords, &outcome);
-    if (!bytes && !outcome.final && may_begin_anew()) {
-        bytes = outcome.done ? encode_again(state, outcome.done, arguments, positional, keywords)
-                             : PyObject_Vectorcall(state->py_encode, arguments, (size_t)positional, keywords);
+    if (!bytes) {
+        bytes = encode_slowly(state->py_encode, state->py_encode_again, &outcome, arguments, positional, keywords);
     }
     Py_XDECREF(outcome.done);
     return bytes;
+}
+
+static PyObject *encode_into(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
+{
+    State *state = PyModule_GetState(module);
+    EncodeOutcome outcome = {0, NULL};
+    PyObject *end = encode_into_quickly(state, arguments, positional, keywords, &outcome);
+    if (!end) {
+        end = encode_slowly(state->py_encode_into, state->py_encode_into_again, &outcome, arguments, positional,
+                            keywords);
+    }
+    Py_XDECREF(outcome.done);
+    return end;
 }
 
 /* ---- the module ---- */
@@ -166,6 +202,8 @@ static const struct {
     {offsetof(State, leaf_writers), "erl_bridge.etf.encoder", "_LEAVES"},
     {offsetof(State, container_openers), "erl_bridge.etf.encoder", "_CONTAINERS"},
     {offsetof(State, py_encode_again), "erl_bridge.etf.encoder", "encode_again"},
+    {offsetof(State, py_encode_into), "erl_bridge.etf.encoder", "encode_into"},
+    {offsetof(State, py_encode_into_again), "erl_bridge.etf.encoder", "encode_into_again"},
     {offsetof(State, stand_in), "erl_bridge.etf.encoder", "noted_stand_in"},
     {offsetof(State, refused), "erl_bridge.etf.encoder", "REFUSED"},
     {offsetof(State, compress), "erl_bridge.etf.encoder", "_compressed"},
@@ -283,12 +321,16 @@ PyDoc_STRVAR(encode_doc,
              "encode($module, term, /, *, compressed=False, atoms=None, default=None, root='term', max_depth=10000)\n"
              "--\n\n"
              "The external form of the term; see erl_bridge.etf.encoder.encode.");
+PyDoc_STRVAR(encode_into_doc, "encode_into($module, term, buffer, offset=0, /, **options)\n"
+                              "--\n\n"
+                              "Writes the term into the buffer; see erl_bridge.etf.encoder.encode_into.");
 PyDoc_STRVAR(decode_doc, "decode($module, data, /, *, limits=DEFAULT, binaries='auto', structs=True, atoms=None)\n"
                          "\n"
                          "The term in the bytes; see erl_bridge.etf.decoder.decode.");
 
 static PyMethodDef methods[] = {
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL | METH_KEYWORDS, encode_doc},
+    {"encode_into", (PyCFunction)(void (*)(void))encode_into, METH_FASTCALL | METH_KEYWORDS, encode_into_doc},
     {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL | METH_KEYWORDS, decode_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -55,7 +55,8 @@ typedef struct {
     PyObject *pid_type, *port_type, *reference_type, *export_type, *bit_string_type;
     PyObject *struct_key, *from_fields, *make_map;
     PyObject *source_of, *py_decoder_type, *inflate, *rare_leaves, *text_of_view, *known_atoms;
-    PyObject *py_encode_again, *leaf_writers, *container_openers, *stand_in, *refused, *compress;
+    PyObject *py_encode_again, *py_encode_into, *py_encode_into_again;
+    PyObject *leaf_writers, *container_openers, *stand_in, *refused, *compress;
     PyObject *plain_keyword; /* ("plain",) */
     PyObject *auto_binaries; /* "auto" */
     PyObject *bytes[256];    /* the ints from 0 to 255 */
@@ -80,11 +81,14 @@ PyObject *core_decode(State *state, const DecodeArguments *arguments);
 typedef struct {
     PyObject *term, *atoms, *fallback; /* borrowed; atoms and fallback (`default`) may be NULL */
     Py_ssize_t max_depth;
+    PyObject *target; /* a bytearray to be written into from `offset` on, borrowed; or NULL */
+    Py_ssize_t offset;
 } EncodeArguments;
 typedef struct {
     int final;      /* the exception is to be passed on as it is */
     PyObject *done; /* the list of noted_stand_in in encoder.py, for the pure-Python encoder; or NULL */
 } EncodeOutcome;
+/* The bytes; for a target, the offset of the end. */
 PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutcome *outcome);
 
 /* UTF-8, in _core_utf8.c. */

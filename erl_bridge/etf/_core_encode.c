@@ -1,6 +1,6 @@
 /* From Python values to the external term format, as encoder.py does it, which says what is right.
 
-   Bytes go into one buffer. Open containers are a stack of frames, so nothing recurses. The commonest types are written
+   Bytes go into one buffer, which is the caller's bytearray where there is one. Open containers are a stack of frames, so nothing recurses. The commonest types are written
    here; for others the tables of encoder.py are asked, which know how to write a leaf or open a container.
 
    A container could change while Python code runs (`default`, or another thread). So before any Python code is called
@@ -30,6 +30,7 @@ typedef struct {
     const EncodeArguments *arguments;
     uint8_t *at, *end;
     PyObject *bytes; /* the buffer, once it is larger than few_bytes */
+    Py_buffer hold;  /* of the target, so that nobody else changes its size */
     EncodeOutcome *outcome;
     Frame *frames;
     Py_ssize_t depth, frames_capacity;
@@ -39,12 +40,32 @@ typedef struct {
 
 /* ---- the buffer ---- */
 
-static uint8_t *buffer_begin(Encoder *e) { return e->bytes ? (uint8_t *)PyBytes_AS_STRING(e->bytes) : e->few_bytes; }
+static uint8_t *buffer_begin(Encoder *e)
+{
+    if (e->arguments->target) return (uint8_t *)e->hold.buf + e->arguments->offset;
+    return e->bytes ? (uint8_t *)PyBytes_AS_STRING(e->bytes) : e->few_bytes;
+}
+
+/* Fails where somebody else holds the target too. */
+static int resize_target(Encoder *e, Py_ssize_t size)
+{
+    PyBuffer_Release(&e->hold);
+    int status = PyByteArray_Resize(e->arguments->target, size);
+    return PyObject_GetBuffer(e->arguments->target, &e->hold, PyBUF_WRITABLE) < 0 ? -1 : status;
+}
+
+static int grow_target(Encoder *e, size_t used, size_t capacity)
+{
+    int status = resize_target(e, e->arguments->offset + (Py_ssize_t)capacity);
+    e->at = buffer_begin(e) + used;
+    e->end = (uint8_t *)e->hold.buf + e->hold.len;
+    return status;
+}
 
 static int grow_buffer(Encoder *e, size_t wanted)
 {
     size_t used = (size_t)(e->at - buffer_begin(e)), capacity = (size_t)(e->end - buffer_begin(e));
-    if (wanted > (size_t)PY_SSIZE_T_MAX / 2 - used) {
+    if (wanted > (size_t)PY_SSIZE_T_MAX / 4 - used) {
         PyErr_NoMemory();
         return -1;
     }
@@ -52,6 +73,7 @@ static int grow_buffer(Encoder *e, size_t wanted)
     if (capacity < used + wanted) capacity = used + wanted + 64;
     size_t expected = (size_t)e->state->last_size;
     if (!e->bytes && capacity < expected + expected / 8) capacity = expected + expected / 8;
+    if (e->arguments->target) return grow_target(e, used, capacity);
     if (!e->bytes) {
         e->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)capacity);
         if (!e->bytes) return -1;
@@ -529,7 +551,8 @@ static int go_on_with_sequence(Encoder *e)
 
 static int put_all(Encoder *e)
 {
-    *e->at++ = VERSION_BYTE;
+    const uint8_t version = VERSION_BYTE;
+    if (put_bytes(e, &version, 1) < 0) return -1;
     if (put_term(e, e->arguments->term) < 0) return -1;
     while (e->depth) {
         int status = e->frames[e->depth - 1].kind == DICT ? go_on_with_dict(e) : go_on_with_sequence(e);
@@ -556,6 +579,23 @@ static PyObject *finished(Encoder *e)
     return bytes;
 }
 
+/* The target never ends up shorter than it was, and longer only by what was written. */
+static PyObject *finished_target(Encoder *e, Py_ssize_t before)
+{
+    Py_ssize_t end = e->arguments->offset + (e->at - buffer_begin(e));
+    e->state->last_size = end - e->arguments->offset;
+    return resize_target(e, end > before ? end : before) < 0 ? NULL : PyLong_FromSsize_t(end);
+}
+
+static void leave_target(Encoder *e, PyObject *result, Py_ssize_t before)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (!result && e->hold.len != before && resize_target(e, before) < 0) PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    PyBuffer_Release(&e->hold);
+}
+
 PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutcome *outcome)
 {
     Encoder e;
@@ -569,7 +609,15 @@ PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutc
     e.depth = 0;
     e.frames_capacity = FEW_FRAMES;
 
-    PyObject *bytes = put_all(&e) == 0 ? finished(&e) : NULL;
+    Py_ssize_t before = 0;
+    if (arguments->target) {
+        if (PyObject_GetBuffer(arguments->target, &e.hold, PyBUF_WRITABLE) < 0) return NULL;
+        before = e.hold.len;
+        e.at = buffer_begin(&e);
+        e.end = (uint8_t *)e.hold.buf + before;
+    }
+    PyObject *result = put_all(&e) < 0 ? NULL : arguments->target ? finished_target(&e, before) : finished(&e);
+    if (arguments->target) leave_target(&e, result, before);
     while (e.depth) {
         Frame *frame = &e.frames[--e.depth];
         Py_DECREF(frame->container);
@@ -577,5 +625,5 @@ PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutc
     }
     if (e.frames != e.few_frames) PyMem_Free(e.frames);
     Py_XDECREF(e.bytes);
-    return bytes;
+    return result;
 }

@@ -1,7 +1,7 @@
 """The implementations of the codec, by name, and which of them is in use.
 
-A backend is two functions, ``encode`` and ``decode``, with the arguments of :func:`erl_bridge.etf.encode` and
-:func:`erl_bridge.etf.decode`. Everything above the codec works with any of them. The environment variable
+A backend is three functions, ``encode``, ``decode`` and ``encode_into``, with the arguments of those of
+:mod:`erl_bridge.etf`. Everything above the codec works with any of them. The environment variable
 ``ERL_BRIDGE_ETF`` forces one by its name. Two more names stand for other people's libraries: see ``adapters``.
 """
 
@@ -20,16 +20,19 @@ VARIABLE = "ERL_BRIDGE_ETF"
 
 
 class Backend(Value):
-    """An implementation of the codec: its name and its two functions."""
+    """An implementation of the codec: its name and its functions."""
 
-    __slots__ = ("name", "encode", "decode")
+    __slots__ = ("name", "encode", "decode", "encode_into")
 
     name: str
     encode: Callable[..., bytes]
     decode: Callable[..., Any]
+    encode_into: Callable[..., int]
 
-    def __init__(self, name: str, encode: Callable[..., bytes], decode: Callable[..., Any]) -> None:
-        self._set(name=name, encode=encode, decode=decode)
+    def __init__(
+        self, name: str, encode: Callable[..., bytes], decode: Callable[..., Any], encode_into: Callable[..., int]
+    ) -> None:
+        self._set(name=name, encode=encode, decode=decode, encode_into=encode_into)
 
 
 def names() -> list[str]:
@@ -74,30 +77,30 @@ def chosen() -> Backend:
 
 
 def _load_compiled() -> Backend:
-    from ._core import decode, encode
+    from ._core import decode, encode, encode_into
 
-    return Backend("compiled", encode, decode)
+    return Backend("compiled", encode, decode, encode_into)
 
 
 def _load_python() -> Backend:
     from .decoder import decode
-    from .encoder import encode
+    from .encoder import encode, encode_into
 
-    return Backend("python", encode, decode)
+    return Backend("python", encode, decode, encode_into)
 
 
 def _load_erlpack() -> Backend:
     from .adapters import erlpack
 
     library = erlpack.load()
-    return Backend(library.name, library.encode, library.decode)
+    return Backend(library.name, library.encode, library.decode, library.encode_into)
 
 
 def _load_pyrlang() -> Backend:
     from .adapters import pyrlang
 
     library = pyrlang.load()
-    return Backend(library.name, library.encode, library.decode)
+    return Backend(library.name, library.encode, library.decode, library.encode_into)
 
 
 # The best one first. The compiled one is not there where the package was installed without a compiler.

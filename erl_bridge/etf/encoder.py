@@ -29,7 +29,7 @@ from .tags import BINARY, INTEGER, NEW_FLOAT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypedDict, Unpack
 
     Atoms: TypeAlias = Container[Atom] | None
     Default: TypeAlias = Callable[[Any], Any] | None
@@ -38,6 +38,16 @@ if TYPE_CHECKING:
     Done: TypeAlias = tuple[Any, StandIn | Exception]  # a value, and what stands for it or why nothing does
     Way: TypeAlias = tuple[type | None, Callable[[Any], Any], str]
     Opened: TypeAlias = tuple[bytes, Sequence[Any], bytes]  # opening bytes, children, closing bytes
+
+    class Options(TypedDict, total=False):
+        """The options of :func:`encode`."""
+
+        compressed: bool | int
+        atoms: Atoms
+        default: Default
+        root: str
+        max_depth: int
+
 
 _VERSION = bytes((tags.VERSION,))
 _NIL = bytes((tags.NIL,))
@@ -92,6 +102,38 @@ def encode(
         raise EncodeError("str with a lone surrogate", _path(root, frames), "it has no UTF-8 form") from None
     except (StructError, OverflowError):
         raise EncodeError("value", _path(root, frames), "sizes have at most 32 bits") from None
+
+
+def encode_into(term: Any, buffer: bytearray, offset: int = 0, **options: Unpack[Options]) -> int:
+    """Writes the external form of ``term`` into ``buffer`` from ``offset`` on and returns the offset of its end.
+
+    The buffer grows where that is needed, and never shrinks: one buffer can serve many calls. What it holds before
+    ``offset`` stays; what it holds behind the end means nothing. Nobody else can change its size meanwhile: a
+    hook that tries gets a BufferError. ``options``: those of :func:`encode`.
+
+    Raises what :func:`encode` raises, and then what was before ``offset`` is still there. TypeError for what is no
+    ``bytearray``, ValueError for an offset outside of it, BufferError where it has to grow while there are views of it.
+
+    >>> frame = bytearray(4)
+    >>> end = encode_into({"a": 1}, frame, 4)
+    >>> frame[:4] = (end - 4).to_bytes(4, "big")
+    >>> frame[:end].hex(" ")
+    '00 00 00 0e 83 74 00 00 00 01 6d 00 00 00 01 61 61 01'
+    """
+    return write_into(buffer, offset, lambda: encode(term, **options))
+
+
+def write_into(buffer: bytearray, offset: int, write: Callable[[], bytes]) -> int:
+    """Puts the bytes that ``write`` gives into the buffer, as :func:`encode_into` does."""
+    if not isinstance(buffer, bytearray):
+        raise TypeError(f"expected a bytearray to encode into, got {type(buffer).__name__}")
+    if not 0 <= offset <= len(buffer):
+        raise ValueError(f"expected an offset from 0 to {len(buffer)}, which is the buffer's length, got {offset}")
+    with memoryview(buffer):
+        data = write()
+    end = offset + len(data)
+    buffer[offset:end] = data
+    return end
 
 
 class _Refused(Exception):
@@ -447,6 +489,11 @@ def noted_stand_in(done: list[Done], value: Any, default: Default) -> StandIn:
 def encode_again(done: list[Done], term: Any, *, default: Default = None, **options: Any) -> bytes:
     """As :func:`encode`, after an attempt that gave up. Of its hooks only those are called that were not then."""
     return encode(term, default=_Known(done, default), **options)  # type: ignore[arg-type]
+
+
+def encode_into_again(done: list[Done], *arguments: Any, default: Default = None, **options: Any) -> int:
+    """As :func:`encode_into`, likewise."""
+    return encode_into(*arguments, default=_Known(done, default), **options)  # type: ignore[arg-type]
 
 
 class _Known:

@@ -22,7 +22,7 @@ from .scan import refuse_unreadable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Unpack
 
     from typing_extensions import Buffer
 
@@ -97,6 +97,10 @@ class Library(Value):
         if not same:
             raise EncodeError("the term", root, f"the backend {self.name} makes another term of it")
         return _compressed(theirs, compressed) if compressed else theirs
+
+    def encode_into(self, term: Any, buffer: bytearray, offset: int = 0, **options: Unpack[encoder.Options]) -> int:
+        """As :func:`erl_bridge.etf.encode_into`, with what ``encode`` refuses besides."""
+        return encoder.write_into(buffer, offset, lambda: self.encode(term, **options))
 
     def decode(
         self,
