@@ -17,6 +17,9 @@ defmodule ErlBridge.CircuitBreaker do
   | Python answered, be it with an error | `{:ok, _}`, a `:timeout_error` of Python's, `:lm_error` `:python_runtime_error` `:dspy_optimization_error` `:callback_error` `:import_error` `:unknown_request` `:transfer_error` | success |
   | the request perhaps never came to Python, or was given up | `:invalid_request` `:serialization_error` `:cancelled` `:overloaded` `:pool_exhausted` `:circuit_open`, and any other | neither |
 
+  A crash is one failure, however many requests end by it: errors with the same `:os_pid` or
+  `:worker` in their context count once.
+
   A breaker that is gone lets everything pass: it may cost a bridge its protection, never its work.
 
       iex> alias ErlBridge.{CircuitBreaker, Error}
@@ -114,7 +117,7 @@ defmodule ErlBridge.CircuitBreaker do
   @doc "Tells what became of a request: `:ok`, or its error."
   @spec report(handle, :ok | Error.t()) :: :ok
   def report(%__MODULE__{} = handle, outcome),
-    do: tell(handle, state(handle), outcome(outcome))
+    do: tell(handle, state(handle), outcome(outcome), cause(outcome))
 
   @doc "What an outcome says of the bridge's health, by the table above."
   @spec outcome(:ok | Error.t()) :: State.outcome()
@@ -124,6 +127,10 @@ defmodule ErlBridge.CircuitBreaker do
   def outcome(%Error{type: type}) when type in @failures, do: :failure
   def outcome(%Error{type: type}) when type in @successes, do: :success
   def outcome(%Error{}), do: :unknown
+
+  defp cause(%Error{context: %{os_pid: os_pid}}), do: os_pid
+  defp cause(%Error{context: %{worker: worker}}), do: worker
+  defp cause(_own), do: nil
 
   @doc "The state of a breaker. An open one is half-open as soon as its cool-down is over."
   @spec state(handle) :: State.name()
@@ -158,11 +165,12 @@ defmodule ErlBridge.CircuitBreaker do
   end
 
   # While it is closed only failures count, while it is open nothing does.
-  defp tell(handle, :closed, :failure), do: cast(handle, :failure)
-  defp tell(handle, :half_open, outcome), do: cast(handle, outcome)
-  defp tell(_handle, _state, _outcome), do: :ok
+  defp tell(handle, :closed, :failure, cause), do: cast(handle, :failure, cause)
+  defp tell(handle, :half_open, outcome, cause), do: cast(handle, outcome, cause)
+  defp tell(_handle, _state, _outcome, _cause), do: :ok
 
-  defp cast(%{pid: pid}, outcome), do: GenServer.cast(pid, {:report, self(), outcome})
+  defp cast(%{pid: pid}, outcome, cause),
+    do: GenServer.cast(pid, {:report, self(), outcome, cause})
 
   ## The process
 
@@ -187,8 +195,8 @@ defmodule ErlBridge.CircuitBreaker do
   end
 
   @impl true
-  def handle_cast({:report, caller, outcome}, data),
-    do: {:noreply, become(data, State.report(data.state, caller, outcome, now()))}
+  def handle_cast({:report, caller, outcome, cause}, data),
+    do: {:noreply, become(data, State.report(data.state, caller, outcome, now(), cause))}
 
   @impl true
   def handle_info(:tick, data), do: {:noreply, become(data, State.tick(data.state, now()))}

@@ -8,7 +8,8 @@ defmodule ErlBridge.Error do
     * `:message` - a whole sentence for people
     * `:python_type`, `:traceback` - the exception in Python, where there was one
     * `:context` - a map of terms for programs: `:path`, `:best` (the best result so far),
-      `:exit_status`, `:stderr`...
+      `:exit_status`, `:stderr`... `sent: false` says that Python never got the request, which may
+      be repeated therefore
     * `:strategy` - what to do about it: `:retry`, `:fallback`, `:restart_process` or `:fatal`
     * `:retry_after_ms` - how long to wait before a retry, where somebody said so
 
@@ -84,11 +85,12 @@ defmodule ErlBridge.Error do
   end
 
   @doc "The worker of a request ended, and not because Python did."
-  @spec worker_ended(term) :: t
-  def worker_ended(reason) do
+  @spec worker_ended(term, pid) :: t
+  def worker_ended(reason, worker) do
     %__MODULE__{
       type: :process_crashed,
       message: "the worker ended: #{Exception.format_exit(reason)}",
+      context: %{worker: worker},
       strategy: :restart_process
     }
   end
@@ -99,7 +101,7 @@ defmodule ErlBridge.Error do
     %__MODULE__{
       type: :pool_exhausted,
       message: "#{limit} requests wait for a worker, which is the limit (:max_queue)",
-      context: %{limit: limit},
+      context: %{limit: limit, sent: false},
       strategy: :retry
     }
   end
@@ -111,7 +113,7 @@ defmodule ErlBridge.Error do
       type: :pool_exhausted,
       message:
         "no worker had room within #{waited} ms (:max_in_flight, :pool_size, :queue_timeout)",
-      context: %{waited_ms: waited},
+      context: %{waited_ms: waited, sent: false},
       strategy: :retry
     }
   end
@@ -124,7 +126,7 @@ defmodule ErlBridge.Error do
     %__MODULE__{
       type: :not_running,
       message: "#{inspect(bridge)} had no Python running within #{waited} ms#{why}",
-      context: %{waited_ms: waited},
+      context: %{waited_ms: waited, sent: false},
       strategy: :retry
     }
   end
@@ -158,12 +160,24 @@ defmodule ErlBridge.Error do
     }
   end
 
-  @doc "There is no bridge under that name or pid, or it ended before it answered."
+  @doc "There is no bridge under that name or pid, or it ended before the request was sent."
   @spec not_running(term) :: t
   def not_running(bridge) do
     %__MODULE__{
       type: :not_running,
       message: "no bridge is running as #{inspect(bridge)}",
+      context: %{sent: false},
+      strategy: :retry
+    }
+  end
+
+  @doc "The bridge, or the worker of the request, was stopped before it had an answer."
+  @spec stopped(term) :: t
+  def stopped(bridge) do
+    %__MODULE__{
+      type: :not_running,
+      message:
+        "#{inspect(bridge)}, or the worker of this request, was stopped before it answered",
       strategy: :retry
     }
   end

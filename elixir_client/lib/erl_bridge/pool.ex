@@ -90,7 +90,7 @@ defmodule ErlBridge.Pool do
   defp ask_pool(route, question) do
     GenServer.call(route.pool, question, :infinity)
   catch
-    :exit, _it_ended -> {:error, Error.not_running(route.bridge)}
+    :exit, _it_ended -> {:error, Error.stopped(route.bridge)}
   end
 
   @doc "Waits in the queue; see `ErlBridge.Route.reserve/5`."
@@ -251,7 +251,7 @@ defmodule ErlBridge.Pool do
         {:noreply, leave(state, state.callers[monitor])}
 
       {{role, index}, workers} ->
-        {:noreply, worker_down(%{state | workers: workers}, role, index, reason)}
+        {:noreply, worker_down(%{state | workers: workers}, role, index, error(reason, pid))}
     end
   end
 
@@ -343,16 +343,16 @@ defmodule ErlBridge.Pool do
     |> serve()
   end
 
-  defp worker_down(state, :leaving, _index, _reason), do: roll_on(state)
+  defp worker_down(state, :leaving, _index, _error), do: roll_on(state)
 
-  defp worker_down(state, :replacement, index, reason) do
+  defp worker_down(state, :replacement, index, error) do
     state = update_slot(state, index, &%{&1 | replacement: nil})
-    end_roll(state, {:error, error(reason)})
+    end_roll(state, {:error, error})
   end
 
-  defp worker_down(state, :current, index, reason) do
+  defp worker_down(state, :current, index, error) do
     case state.slots do
-      %{^index => slot} -> restart(%{state | last_error: error(reason)}, index, slot)
+      %{^index => slot} -> restart(%{state | last_error: error}, index, slot)
       _retired -> state
     end
   end
@@ -625,8 +625,8 @@ defmodule ErlBridge.Pool do
     }
   end
 
-  defp error({:shutdown, %Error{} = error}), do: error
-  defp error(reason), do: Error.worker_ended(reason)
+  defp error({:shutdown, %Error{} = error}, _worker), do: error
+  defp error(reason, worker), do: Error.worker_ended(reason, worker)
 
   defp put_slot(state, index, slot), do: %{state | slots: Map.put(state.slots, index, slot)}
   defp update_slot(state, index, fun), do: put_slot(state, index, fun.(state.slots[index]))

@@ -318,10 +318,10 @@ defmodule ErlBridge.Request do
 
   defp down({:shutdown, %Error{} = error}, _request), do: error
 
-  defp down(reason, _request) when reason in [:killed, :noconnection],
-    do: Error.worker_ended(reason)
+  defp down(reason, request) when reason in [:killed, :noconnection],
+    do: Error.worker_ended(reason, request.worker)
 
-  defp down(_reason, request), do: Error.not_running(request.route.bridge)
+  defp down(_reason, request), do: Error.stopped(request.route.bridge)
 
   # The alias goes with the monitor; what it has let through already is thrown away.
   defp forget(%{reply_to: reply_to} = request) do

@@ -28,6 +28,16 @@ defmodule ErlBridge.CircuitBreaker.StateTest do
        {100, {:report, :c, :failure}, :closed, nil},
        {149, {:report, :d, :failure}, :open, 1_149}
      ]},
+    {"failures of one cause count once, from the first on",
+     [
+       {0, {:report, :a, {:failure, 4711}}, :closed, nil},
+       {50, {:report, :b, {:failure, 4711}}, :closed, nil},
+       {50, {:report, :c, {:failure, 4711}}, :closed, nil},
+       {50, {:report, :d, {:failure, 4712}}, :closed, nil},
+       {100, {:report, :e, {:failure, 4713}}, :closed, nil},
+       {100, {:report, :f, {:failure, 4713}}, :closed, nil},
+       {101, {:report, :g, {:failure, 4711}}, :open, 1_101}
+     ]},
     {"successes and unknown outcomes change nothing while it is closed",
      [
        {0, {:report, :a, :failure}, :closed, nil},
@@ -127,6 +137,9 @@ defmodule ErlBridge.CircuitBreaker.StateTest do
     end
   end
 
+  defp happen(state, {:report, who, {outcome, cause}}, now),
+    do: State.report(state, who, outcome, now, cause)
+
   defp happen(state, {:report, who, outcome}, now), do: State.report(state, who, outcome, now)
   defp happen(state, :tick, now), do: State.tick(state, now)
 
@@ -142,11 +155,18 @@ defmodule ErlBridge.CircuitBreaker.StateTest do
     who = Enum.random(1..5)
 
     case :rand.uniform(3) do
-      1 -> State.tick(state, now)
-      2 -> State.report(state, who, Enum.random([:success, :failure, :failure, :unknown]), now)
-      3 -> ask(state, who, now)
+      1 ->
+        State.tick(state, now)
+
+      2 ->
+        State.report(state, who, random_outcome(), now, Enum.random([nil, nil, :crash, :other]))
+
+      3 ->
+        ask(state, who, now)
     end
   end
+
+  defp random_outcome, do: Enum.random([:success, :failure, :failure, :unknown])
 
   defp ask(state, who, now) do
     {answer, next} = State.ask(state, who, now)
@@ -172,7 +192,9 @@ defmodule ErlBridge.CircuitBreaker.StateTest do
 
   defp check_phase(state, {:closed, failures}, now) do
     assert length(failures) < state.failures
-    assert Enum.all?(failures, &(&1 <= now))
+    assert Enum.all?(failures, fn {at, _cause} -> at <= now end)
+    causes = for {_at, cause} <- failures, cause != nil, do: cause
+    assert causes == Enum.uniq(causes)
   end
 
   defp check_phase(state, {:open, until}, now),

@@ -37,7 +37,7 @@ defmodule ErlBridge.CircuitBreakerTest do
 
     assert CircuitBreaker.ask(breaker) == :ok
     CircuitBreaker.report(breaker, @crash)
-    CircuitBreaker.report(breaker, @crash)
+    CircuitBreaker.report(breaker, Error.crashed(2, 139, []))
     assert_receive {:closed, :open}
     assert_receive {:open, :half_open}
     assert CircuitBreaker.state(breaker) == :half_open
@@ -57,6 +57,17 @@ defmodule ErlBridge.CircuitBreakerTest do
 
     assert Exception.message(error) =~
              "circuit_open: the circuit breaker lets no request pass after too many failures; try again in #{error.retry_after_ms} ms"
+  end
+
+  test "what ended by one crash counts once, be it of a Python or of its worker" do
+    breaker = start!(failures: 4, cool_down: @late)
+    killed = Error.worker_ended(:killed, self())
+    for crash <- [@crash, killed], _n <- 1..100, do: CircuitBreaker.report(breaker, crash)
+    CircuitBreaker.report(breaker, Error.timed_out(1))
+    counted(breaker)
+    assert CircuitBreaker.state(breaker) == :closed
+    CircuitBreaker.report(breaker, Error.timed_out(1))
+    assert_receive {:closed, :open}
   end
 
   test "while it is closed callers send it failures, and nothing else" do

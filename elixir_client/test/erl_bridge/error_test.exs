@@ -44,6 +44,8 @@ defmodule ErlBridge.ErrorTest do
      "timeout_error: Python did not say hello within 50 ms; its last words: one"},
     {Error.timed_out(50), "timeout_error: no answer within 50 ms"},
     {Error.not_running(MyApp.Bridge), "not_running: no bridge is running as MyApp.Bridge"},
+    {Error.stopped(MyApp.Bridge),
+     "not_running: MyApp.Bridge, or the worker of this request, was stopped before it answered"},
     {Error.duplicate_id(:nightly),
      "invalid_request: id: a request with the id :nightly is in flight already"},
     {Error.too_large(10, 5),
@@ -55,6 +57,25 @@ defmodule ErlBridge.ErrorTest do
   for {error, text} <- @messages do
     test "#{text}" do
       assert Exception.message(unquote(Macro.escape(error))) == unquote(text)
+    end
+  end
+
+  @not_sent [
+    Error.not_running(MyApp.Bridge),
+    Error.none_up(MyApp.Bridge, 10, nil),
+    Error.pool_exhausted(10),
+    Error.queue_full(10)
+  ]
+
+  for error <- @not_sent do
+    test "Python never got what ended with: #{error.message}" do
+      assert %Error{context: %{sent: false}, strategy: :retry} = unquote(Macro.escape(error))
+    end
+  end
+
+  for error <- [Error.stopped(MyApp.Bridge), Error.crashed(1, 9, []), Error.timed_out(5)] do
+    test "Python may have got what ended with: #{error.message}" do
+      refute is_map_key(unquote(Macro.escape(error)).context, :sent)
     end
   end
 

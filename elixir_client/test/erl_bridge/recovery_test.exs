@@ -48,7 +48,8 @@ defmodule ErlBridge.RecoveryTest do
     end
 
     test "what was never sent is repeated, whatever it is" do
-      assert decide(%{Error.not_running(:a) | context: %{sent: false}}) == {:retry, 100}
+      assert decide(Error.not_running(:a)) == {:retry, 100}
+      assert kind(decide(Error.stopped(:a))) == :fallback
     end
 
     test "the ceiling of the delay doubles with each retry" do

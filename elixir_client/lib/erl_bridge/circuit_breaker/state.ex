@@ -7,17 +7,20 @@ defmodule ErlBridge.CircuitBreaker.State do
         │                                       └──────── a probe fails ───────┘  │
         └──────────────────── enough probes succeed ──────────────────────────────┘
 
-    * **closed**: everything may pass; failures are kept for as long as the window is
+    * **closed**: everything may pass; failures are kept for as long as the window is. Those of one
+      cause count once: a Python that dies is one failure, however many requests it takes along
     * **open**: nothing may pass until the cool-down is over, which doubles each time that a probe
       fails, up to its maximum
     * **half-open**: a few probes at a time may pass; their outcomes decide. A probe that has no
       outcome after `:probe_timeout` still counts when it has one, but no longer keeps others out
 
-  A probe is known by any term: its caller's pid, or here an atom.
+  A probe is known by any term: its caller's pid, or here an atom. So is a cause; without one
+  (`nil`) a failure counts for itself.
 
       iex> alias ErlBridge.CircuitBreaker.State
       iex> state = State.new(failures: 2, successes: 1, cool_down: [min: 100, max: 400])
-      iex> state = state |> State.report(:a, :failure, 0) |> State.report(:b, :failure, 10)
+      iex> state = state |> State.report(:a, :failure, 0, :crash) |> State.report(:b, :failure, 0, :crash)
+      iex> state = State.report(state, :b, :failure, 10)
       iex> {State.name(state), State.ask_from(state)}
       {:open, 110}
       iex> {:refused, state} = State.ask(state, :c, 50)
@@ -41,12 +44,12 @@ defmodule ErlBridge.CircuitBreaker.State do
   @type outcome :: :success | :failure | :unknown
 
   @typedoc """
-  Closed with the instants of the last failures, the newest first; open until an instant; or
+  Closed with the instants of the last failures and their causes, the newest first; open until an instant; or
   half-open since an instant, with the instant until which each probe keeps its place, and how
   many have succeeded.
   """
   @type phase ::
-          {:closed, [integer]}
+          {:closed, [{integer, term}]}
           | {:open, integer}
           | {:half_open, integer, %{optional(term) => integer}, non_neg_integer}
 
@@ -86,15 +89,18 @@ defmodule ErlBridge.CircuitBreaker.State do
   end
 
   @doc """
-  What became of a request of `who`. `:unknown`, or the death of `who`, gives a probe's place back
+  What became of a request of `who`, and the cause of a failure that others may have, too.
+  `:unknown`, or the death of `who`, gives a probe's place back
   and decides nothing.
 
   Only failures count while it is closed, and only probes while it is half-open: what was sent
   before it opened says nothing of the bridge now.
   """
-  @spec report(t, term, outcome, integer) :: t
-  def report(%__MODULE__{phase: {:closed, failures}} = state, _who, :failure, now) do
-    recent = [now | Enum.filter(failures, &(&1 > now - state.window))]
+  @spec report(t, term, outcome, integer, term) :: t
+  def report(state, who, outcome, now, cause \\ nil)
+
+  def report(%__MODULE__{phase: {:closed, failures}} = state, _who, :failure, now, cause) do
+    recent = count(recent(failures, now - state.window), now, cause)
 
     if length(recent) >= state.failures,
       do: open(state, now),
@@ -105,12 +111,13 @@ defmodule ErlBridge.CircuitBreaker.State do
         %__MODULE__{phase: {:half_open, since, probes, succeeded}} = state,
         who,
         outcome,
-        now
+        now,
+        _cause
       )
       when is_map_key(probes, who),
       do: settle(state, outcome, {:half_open, since, Map.delete(probes, who), succeeded}, now)
 
-  def report(%__MODULE__{} = state, _who, _outcome, _now), do: state
+  def report(%__MODULE__{} = state, _who, _outcome, _now, _cause), do: state
 
   @doc "Half-open, if it is open and the cool-down is over."
   @spec tick(t, integer) :: t
@@ -123,6 +130,14 @@ defmodule ErlBridge.CircuitBreaker.State do
   @spec probing(t) :: [term]
   def probing(%__MODULE__{phase: {:half_open, _since, probes, _succeeded}}), do: Map.keys(probes)
   def probing(%__MODULE__{}), do: []
+
+  defp recent(failures, since), do: Enum.filter(failures, fn {at, _cause} -> at > since end)
+
+  defp count(failures, now, cause) do
+    if cause != nil and List.keymember?(failures, cause, 1),
+      do: failures,
+      else: [{now, cause} | failures]
+  end
 
   defp admit(%{phase: {:closed, _failures}} = state, _who, _now), do: {:ok, state}
   defp admit(%{phase: {:open, _until}} = state, _who, _now), do: {:refused, state}
