@@ -123,8 +123,9 @@ defmodule ErlBridge.Options do
     ],
     health_timeout: [
       type: :pos_integer,
-      default: 10_000,
-      doc: "how many milliseconds a Python that does nothing may take to answer that"
+      default: 5_000,
+      doc:
+        "how many milliseconds it gets to answer, twice; a Python that did nothing at all meanwhile is killed"
     ],
     start_timeout: [
       type: :pos_integer,

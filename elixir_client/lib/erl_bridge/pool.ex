@@ -36,8 +36,9 @@ defmodule ErlBridge.Pool do
   # What Python accepts unless told.
   @max_frame 64 * 1024 * 1024
 
-  # Health checks without an answer after which a Python is dead where its processor time is unknown.
-  @unanswered 3
+  # A Python that answered nothing and used no processor time for so many `:health_timeout`s in a
+  # row is dead. One such period may be the system's fault.
+  @idle_periods 2
 
   defstruct [
     :bridge,
@@ -225,6 +226,11 @@ defmodule ErlBridge.Pool do
     end
   end
 
+  def handle_info({:overstayed, worker}, state) do
+    if Map.has_key?(state.workers, worker), do: Process.exit(worker, :kill)
+    {:noreply, state}
+  end
+
   def handle_info({:check, index, worker}, state) do
     case state.slots do
       %{^index => %Slot{worker: ^worker, phase: :up} = slot} ->
@@ -268,19 +274,31 @@ defmodule ErlBridge.Pool do
 
   defp set_size(state, size) do
     {kept, ended} = Enum.split_with(state.slots, fn {index, _slot} -> index < size end)
-    Enum.each(ended, fn {_index, slot} -> retire(slot) end)
     new = Enum.reject(0..(size - 1), &Map.has_key?(state.slots, &1))
     slots = Map.new(kept ++ Enum.map(new, &{&1, %Slot{}}))
 
     new
-    |> Enum.reduce(%{state | slots: slots}, &start(&2, &1))
+    |> Enum.reduce(retire(%{state | slots: slots}, ended), &start(&2, &1))
     |> publish()
     |> serve()
   end
 
-  defp retire(%Slot{worker: worker, replacement: replacement}) do
-    worker && Worker.drain(worker)
-    with {worker, _load} <- replacement, do: Worker.drain(worker)
+  # A rolling restart that waits for a replacement goes on when that has gone.
+  defp retire(state, slots) do
+    Enum.reduce(slots, state, fn {_index, slot}, state ->
+      {replacement, _load} = slot.replacement || {nil, nil}
+      state |> dismiss(slot.worker, :retired) |> dismiss(replacement, :leaving)
+    end)
+  end
+
+  # It finishes what it has. One that is stuck, writing to a Python that reads no more, is killed.
+  defp dismiss(state, nil, _role), do: state
+
+  defp dismiss(state, worker, role) do
+    Worker.drain(worker)
+    within = Worker.ends_within(state.settings.shutdown_timeout)
+    Process.send_after(self(), {:overstayed, worker}, within)
+    update_in(state.workers[worker], fn {_role, index} -> {role, index} end)
   end
 
   defp start(state, index) do
@@ -310,21 +328,15 @@ defmodule ErlBridge.Pool do
 
   defp worker_up(state, :replacement, index, hello) do
     %Slot{worker: old, replacement: {worker, load}} = slot = state.slots[index]
-    old && Worker.drain(old)
-
-    workers =
-      state.workers
-      |> Map.put(worker, {:current, index})
-      |> Map.replace(old, {:leaving, index})
-
+    state = dismiss(state, old, :leaving)
+    state = put_in(state.workers[worker], {:current, index})
     slot = %{Slot.started(slot, worker, load, now()) | replacement: nil}
-    state = put_slot(%{state | workers: workers}, index, Slot.up(slot, hello, now()))
-    state = welcome(state, index)
+    state = state |> put_slot(index, Slot.up(slot, hello, now())) |> welcome(index)
     # The next one goes when the old one has gone.
-    if Map.has_key?(workers, old), do: state, else: roll_on(state)
+    if old, do: state, else: roll_on(state)
   end
 
-  defp worker_up(state, :leaving, _index, _hello), do: state
+  defp worker_up(state, _leaving_or_retired, _index, _hello), do: state
 
   defp welcome(state, index) do
     schedule_check(state, index)
@@ -343,6 +355,7 @@ defmodule ErlBridge.Pool do
     |> serve()
   end
 
+  defp worker_down(state, :retired, _index, _error), do: state
   defp worker_down(state, :leaving, _index, _error), do: roll_on(state)
 
   defp worker_down(state, :replacement, index, error) do
@@ -351,10 +364,7 @@ defmodule ErlBridge.Pool do
   end
 
   defp worker_down(state, :current, index, error) do
-    case state.slots do
-      %{^index => slot} -> restart(%{state | last_error: error}, index, slot)
-      _retired -> state
-    end
+    restart(%{state | last_error: error}, index, state.slots[index])
   end
 
   defp restart(state, index, slot) do
@@ -465,12 +475,12 @@ defmodule ErlBridge.Pool do
     body = Protocol.body(Protocol.encode(:health_check, %{}), %{})
     send(slot.worker, {:request, Worker.request(ref, self()), body})
     cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
-    put_slot(state, index, %{slot | check: expect(state, index, ref, cpu_time, 1)})
+    put_slot(state, index, %{slot | check: expect(state, index, ref, cpu_time, 0)})
   end
 
-  defp expect(state, index, ref, cpu_time, asked) do
+  defp expect(state, index, ref, cpu_time, idle) do
     Process.send_after(self(), {:overdue, index, ref}, state.settings.health_timeout)
-    %{ref: ref, cpu_time: cpu_time, asked: asked, asked_at: now()}
+    %{ref: ref, cpu_time: cpu_time, idle: idle, asked_at: now()}
   end
 
   defp tell_health(state, slot, result, error) do
@@ -496,7 +506,10 @@ defmodule ErlBridge.Pool do
     cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
     tell_health(state, slot, :error, Error.timed_out(state.settings.health_timeout))
 
-    if dead?(check, cpu_time) do
+    # Where the system does not tell the processor time, silence is idleness.
+    idle = if cpu_time == check.cpu_time, do: check.idle + 1, else: 0
+
+    if idle == @idle_periods do
       Logger.error(
         "Python (OS process #{slot.hello.os_pid}) answers no health check and does nothing: it is killed"
       )
@@ -504,15 +517,9 @@ defmodule ErlBridge.Pool do
       OsProcess.signal(slot.hello.os_pid, "KILL")
       state
     else
-      put_slot(state, index, %{
-        slot
-        | check: expect(state, index, check.ref, cpu_time, check.asked + 1)
-      })
+      put_slot(state, index, %{slot | check: expect(state, index, check.ref, cpu_time, idle)})
     end
   end
-
-  defp dead?(%{asked: asked}, nil), do: asked >= @unanswered
-  defp dead?(%{cpu_time: before}, cpu_time), do: cpu_time == before
 
   ## The queue
 

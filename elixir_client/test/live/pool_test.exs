@@ -184,11 +184,11 @@ defmodule ErlBridge.PoolTest do
     end
 
     test "leave one alone that is busy" do
-      bridge = Live.start!(health_interval: 1, health_timeout: 100)
+      bridge = Live.start!(health_interval: 1, health_timeout: 150)
       [os_pid] = await_all_up(bridge)
 
       # An inline handler holds up the thread that answers health checks, for several checks' time.
-      assert {:ok, ^os_pid} = ErlBridge.call(bridge, :compute, %{"seconds" => 0.5})
+      assert {:ok, ^os_pid} = ErlBridge.call(bridge, :compute, %{"seconds" => 1.0})
     end
   end
 
