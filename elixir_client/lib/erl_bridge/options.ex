@@ -31,6 +31,7 @@ defmodule ErlBridge.Options do
           | :optimization
           | :pipeline
           | :provider
+          | :program_load
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -481,6 +482,15 @@ defmodule ErlBridge.Options do
     lm: [type: :any, doc: "the language model of queries that name none"]
   ]
 
+  @program_load [
+    safe: [
+      type: :boolean,
+      default: true,
+      doc: "refuse a file with atoms that this node does not know yet"
+    ],
+    max_bytes: [type: :pos_integer, default: 67_108_864, doc: "how large the file may be"]
+  ]
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
@@ -509,7 +519,8 @@ defmodule ErlBridge.Options do
     config: @config_options,
     optimization: @optimization,
     pipeline: @pipeline,
-    provider: @provider
+    provider: @provider,
+    program_load: @program_load
   }
 
   @doc """

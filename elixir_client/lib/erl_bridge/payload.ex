@@ -9,15 +9,18 @@ defmodule ErlBridge.Payload do
       %{signature: "q -> a", training_data: [%{q: "1", a: "2"}], config: %{optimizer: :bootstrap_few_shot, max_demos: 2}}
   """
 
+  alias ErlBridge.{Program, Signature}
+
   @typedoc """
-  What is to be predicted from what: DSPy's own notation (`"question -> answer: float"`), or
-  `%{input_fields: [field], output_fields: [field], instructions: "..."}` with
-  `field = %{name: atom | string, type: type, description: string}`.
+  What is to be predicted from what: DSPy's own notation (`"question -> answer: float"`), an
+  `ErlBridge.Signature`, or the map that it stands for: `%{input_fields: [field], output_fields:
+  [field], instructions: "..."}` with `field = %{name: atom | string, type: type, description:
+  string}`.
   """
-  @type signature :: String.t() | map
+  @type signature :: String.t() | Signature.t() | map
 
   @typedoc "A program as `ErlBridge.optimize/4` gives it: plain data."
-  @type program :: map
+  @type program :: Program.t()
 
   @typedoc "Rows, or the id of a dataset that Python holds."
   @type rows :: [map] | %{dataset: String.t()}
@@ -25,7 +28,7 @@ defmodule ErlBridge.Payload do
   @doc "The payload of `:optimize_signature`."
   @spec optimize(signature, rows, map) :: map
   def optimize(signature, training_data, options) do
-    %{signature: signature, training_data: training_data}
+    %{signature: plain(signature), training_data: training_data}
     |> take(options, [:module, :validation_data, :lm])
     |> put_config(options, [:optimizer, :metric])
   end
@@ -55,9 +58,12 @@ defmodule ErlBridge.Payload do
 
   # A signature is text or says what its fields are; any other map is a program.
   defp target(signature) when is_binary(signature), do: %{signature: signature}
-  defp target(%{input_fields: _fields} = signature), do: %{signature: signature}
+  defp target(%{input_fields: _fields} = signature), do: %{signature: plain(signature)}
   defp target(%{"input_fields" => _fields} = signature), do: %{signature: signature}
   defp target(program) when is_map(program), do: %{program: program}
+
+  defp plain(%Signature{} = signature), do: Signature.to_map(signature)
+  defp plain(signature), do: signature
 
   defp take(payload, options, names), do: Map.merge(payload, Map.take(options, names))
 
