@@ -1,13 +1,11 @@
 defmodule ErlBridge.Demo.Report do
   @moduledoc """
   The demo's output, as text. Nothing is printed here.
-
-      iex> event = %{phase: :optimize, trial: 5, trials: 9, best_score: 0.42, lm_calls: 1641, elapsed_ms: 2700}
-      iex> ErlBridge.Demo.Report.progress(event)
-      "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  2.7 s"
   """
 
-  alias ErlBridge.{Demo, ProgressBar}
+  import ErlBridge.Figures, only: [number: 1, percent: 1, seconds: 1, table: 1]
+
+  alias ErlBridge.Demo
   alias ErlBridge.Demo.Dataset
 
   @examples 3
@@ -25,33 +23,6 @@ defmodule ErlBridge.Demo.Report do
     """
   end
 
-  @doc "One line on how far a step is."
-  @spec progress(map) :: String.t()
-  def progress(event) do
-    parts = [
-      ProgressBar.bar(fraction(event)),
-      count(event),
-      event[:best_score] && "best #{percent(event.best_score)}",
-      "#{number(event.lm_calls)} LM calls",
-      seconds(event.elapsed_ms)
-    ]
-
-    "  " <> Enum.join(Enum.filter(parts, & &1), "  ")
-  end
-
-  @doc """
-  What an event completes: a trial or all rows of a phase; `nil` when it is one on the way.
-
-      iex> ErlBridge.Demo.Report.milestone(%{phase: :optimize, trial: 5, trials: 9})
-      {:trial, 5}
-      iex> ErlBridge.Demo.Report.milestone(%{phase: :baseline, done: 5, total: 9})
-      nil
-  """
-  @spec milestone(map) :: {:trial, pos_integer} | {:phase, atom} | nil
-  def milestone(%{phase: phase, done: total, total: total}), do: {:phase, phase}
-  def milestone(%{trial: trial}) when trial > 0, do: {:trial, trial}
-  def milestone(_event), do: nil
-
   @doc "Everything, once it is done."
   @spec result(Demo.t(), String.t(), non_neg_integer) :: String.t()
   def result(demo, lm, elapsed_ms) do
@@ -59,7 +30,7 @@ defmodule ErlBridge.Demo.Report do
 
     Enum.join(
       [
-        table(demo),
+        scores(demo),
         examples(demo.before, chosen.test),
         demos(chosen),
         verdict(demo, chosen),
@@ -71,8 +42,8 @@ defmodule ErlBridge.Demo.Report do
   end
 
   @doc "Scores before and after, with counts."
-  @spec table(Demo.t()) :: String.t()
-  def table(demo) do
+  @spec scores(Demo.t()) :: String.t()
+  def scores(demo) do
     sizes = Map.new(demo.split, fn {part, rows} -> {part, length(rows)} end)
 
     header = ["", "validation", "test, never shown", "LM calls", "time"]
@@ -82,7 +53,7 @@ defmodule ErlBridge.Demo.Report do
     """
     #{sizes.train} rows for training, #{sizes.validation} for validation, #{sizes.test} for the test
 
-    #{columns([header, first | runs])}
+    #{table([header, first | runs])}
     """
   end
 
@@ -147,38 +118,11 @@ defmodule ErlBridge.Demo.Report do
 
   defp on_model(lm), do: "The language model was #{lm}.\n"
 
-  # Progress
-
-  defp fraction(%{trial: trial, trials: trials}), do: trial / trials
-  defp fraction(%{done: done, total: total}), do: done / total
-  defp fraction(_event), do: 0.0
-
-  defp count(%{trial: trial, trials: trials}), do: "trial #{trial} of #{trials}"
-  defp count(%{done: done, total: total}), do: "row #{done} of #{total}"
-  defp count(_event), do: nil
-
   # Parts
 
   defp line(name, validation, test, spent) do
     score = "#{test.correct}/#{test.total}  #{percent(test.score)}"
     [name, percent(validation), score, number(spent.lm_calls), seconds(spent.duration_ms)]
-  end
-
-  # The first column to the left, the others to the right.
-  defp columns(lines) do
-    widths =
-      lines
-      |> Enum.zip_with(& &1)
-      |> Enum.map(fn cells -> cells |> Enum.map(&String.length/1) |> Enum.max() end)
-
-    Enum.map_join(lines, "\n", fn [name | cells] ->
-      [width | others] = widths
-
-      right =
-        Enum.zip_with(cells, others, fn cell, width -> String.pad_leading(cell, width + 3) end)
-
-      "  #{String.pad_trailing(name, width)}#{right}"
-    end)
   end
 
   defp example({old, new}) do
@@ -199,13 +143,6 @@ defmodule ErlBridge.Demo.Report do
     {last, others} = List.pop_at(names, -1)
     "#{Enum.join(others, ", ")} and #{last}"
   end
-
-  defp percent(score), do: "#{decimal(score * 100)} %"
-  defp seconds(ms), do: "#{decimal(ms / 1000)} s"
-  defp decimal(float), do: :erlang.float_to_binary(float / 1, decimals: 1)
-
-  # 12345 as 12 345
-  defp number(integer), do: String.replace(to_string(integer), ~r/(?<=\d)(?=(\d{3})+$)/, " ")
 
   defp shorten(text, most) do
     if String.length(text) > most, do: String.slice(text, 0, most - 3) <> "...", else: text

@@ -26,7 +26,7 @@ defmodule Mix.Tasks.ErlBridge.Demo do
 
   use Mix.Task
 
-  alias ErlBridge.{Demo, ProgressBar}
+  alias ErlBridge.{Demo, Progress, ProgressBar}
   alias ErlBridge.Demo.{Dataset, Report}
 
   @requirements ["app.start"]
@@ -63,8 +63,7 @@ defmodule Mix.Tasks.ErlBridge.Demo do
 
   defp work(bridge, rows, settings) do
     {:ok, bar} = ProgressBar.start_link()
-    show = &ProgressBar.show(bar, &1, Report.progress(&2), Report.milestone(&2))
-    demo = Demo.run(bridge, rows, settings, show)
+    demo = Demo.run(bridge, rows, settings, &Progress.show(bar, &1, &2))
     ProgressBar.stop(bar)
     demo
   rescue

@@ -1,6 +1,5 @@
 defmodule ErlBridge.Demo.ReportTest do
   use ExUnit.Case, async: true
-  doctest ErlBridge.Demo.Report
 
   alias ErlBridge.Demo
   alias ErlBridge.Demo.Report
@@ -54,7 +53,7 @@ defmodule ErlBridge.Demo.ReportTest do
     do: demo(Enum.map(runs, fn {name, score, answers} -> run(name, score, answers) end))
 
   test "the table has counts and percentages in columns" do
-    assert Report.table(demo_of([@first, @second])) == """
+    assert Report.scores(demo_of([@first, @second])) == """
            2 rows for training, 1 for validation, 4 for the test
 
                         validation   test, never shown   LM calls    time
@@ -115,21 +114,5 @@ defmodule ErlBridge.Demo.ReportTest do
     assert text =~ "--lm openai/gpt-4o-mini"
     assert text =~ "All in 12.3 s."
     refute Report.result(demo_of([@first]), "openai/gpt-4o-mini", 1) =~ "nearest-demo"
-  end
-
-  test "progress, for all that may be known of it" do
-    assert Report.progress(%{phase: :evaluate, done: 30, total: 40, lm_calls: 30, elapsed_ms: 50}) ==
-             "  [###############.....]  row 30 of 40  30 LM calls  0.1 s"
-
-    assert Report.progress(%{phase: :optimize, best_score: 0.5, lm_calls: 9, elapsed_ms: 0}) ==
-             "  [....................]  best 50.0 %  9 LM calls  0.0 s"
-  end
-
-  test "milestones are trials and ends of phases" do
-    assert Report.milestone(%{phase: :evaluate, done: 9, total: 9, trial: 1}) ==
-             {:phase, :evaluate}
-
-    assert Report.milestone(%{phase: :optimize, trial: 0, trials: 9}) == nil
-    assert Report.milestone(%{phase: :optimize}) == nil
   end
 end
