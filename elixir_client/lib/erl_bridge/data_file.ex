@@ -28,6 +28,13 @@ defmodule ErlBridge.DataFile do
 
   Raises `ArgumentError` for a wrong option. The options are listed in the [module's
   documentation](#module-options).
+
+      iex> path = Path.join(System.tmp_dir!(), "erl_bridge-example-read.yaml")
+      iex> File.write!(path, "name: tickets\\nsteps: [sort, send]")
+      iex> ErlBridge.DataFile.read(path)
+      {:ok, %{"name" => "tickets", "steps" => ["sort", "send"]}}
+      iex> File.rm!(path)
+      :ok
   """
   @spec read(Path.t(), keyword) :: {:ok, term} | {:error, Error.t()}
   def read(path, options \\ []) do
@@ -49,6 +56,13 @@ defmodule ErlBridge.DataFile do
 
   Running it raises `ErlBridge.Error` where the file is wrong, after the rows of the batches before.
   The options are those of `read/2`.
+
+      iex> path = Path.join(System.tmp_dir!(), "erl_bridge-example-stream.csv")
+      iex> File.write!(path, "name,age\\nAda,36\\nAlan,41\\n")
+      iex> path |> ErlBridge.DataFile.stream!() |> Enum.map(& &1["name"])
+      ["Ada", "Alan"]
+      iex> File.rm!(path)
+      :ok
   """
   @spec stream!(Path.t(), keyword) :: Enumerable.t()
   def stream!(path, options \\ []) do

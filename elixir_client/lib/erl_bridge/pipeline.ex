@@ -46,6 +46,16 @@ defmodule ErlBridge.Pipeline do
 
   Raises `ArgumentError` for a wrong option. The options are listed in the [module's
   documentation](#module-options).
+
+      iex> steps = [%{"name" => "loud", "type" => "upcase", "inputs" => %{"text" => "$inputs.text"}}]
+      iex> upcase = fn %{"text" => text}, _context -> {:ok, %{"text" => String.upcase(text)}} end
+      iex> {:ok, result} =
+      ...>   ErlBridge.Pipeline.execute(%{"workflow" => %{"steps" => steps}},
+      ...>     inputs: %{text: "hello"},
+      ...>     handlers: %{"upcase" => upcase}
+      ...>   )
+      iex> result["loud"]["outputs"]
+      %{"text" => "HELLO"}
   """
   @spec execute(source, keyword) :: {:ok, results} | {:error, Error.t()}
   def execute(source, options \\ []) do

@@ -102,11 +102,11 @@ defmodule ErlBridge.Provider do
   end
 
   defp ask(prompt, %{"program" => program} = options, settings) do
-    called = Keyword.new(Map.take(settings, [:lm, :callbacks]))
-    called = if lm = options["lm"], do: Keyword.put(called, :lm, lm), else: called
+    lm = options["lm"] || settings[:lm]
 
     with {:ok, fields} <- program_fields(program),
          inputs = inputs(fields.inputs, prompt, options),
+         called = [lm: lm, callbacks: settings.callbacks],
          {:ok, outputs} <- ErlBridge.predict(settings.bridge, program, inputs, called),
          do: {:ok, response(outputs, fields.outputs)}
   end

@@ -6,8 +6,12 @@ defmodule ErlBridge.ConfigTest do
   doctest ErlBridge.Config.Reference
   doctest ErlBridge.Config.Signature
 
+  import ErlBridge.Live, only: [tmp_dir: 1]
+
   alias ErlBridge.{Config, Error}
   alias ErlBridge.Config.Step
+
+  setup :tmp_dir
 
   @step %{"name" => "sort", "type" => "dspy_claude", "dspy_signature" => "text -> queue"}
   @workflow %{"lm" => "local/nearest-demo", "steps" => [@step]}
@@ -181,7 +185,6 @@ defmodule ErlBridge.ConfigTest do
     assert {:error, %Error{}} = Config.parse(nil)
   end
 
-  @tag :tmp_dir
   test "a file's rows are relative to it, and its errors name it", %{tmp_dir: tmp_dir} do
     path = Path.join(tmp_dir, "pipeline.yaml")
     File.write!(Path.join(tmp_dir, "rows.csv"), "text,queue\nI paid twice,billing\n")

@@ -1,10 +1,13 @@
 defmodule ErlBridge.DataFileTest do
   @moduledoc "Files of each format, read by the real Python."
   use ExUnit.Case, async: true
+  doctest ErlBridge.DataFile
 
-  alias ErlBridge.{DataFile, Error, Live}
+  import ErlBridge.Live, only: [tmp_dir: 1]
 
-  @moduletag :tmp_dir
+  alias ErlBridge.{DataFile, Error, Live, OsProcess}
+
+  setup :tmp_dir
 
   defp file(tmp_dir, name, content) do
     path = Path.join(tmp_dir, name)
@@ -12,12 +15,20 @@ defmodule ErlBridge.DataFileTest do
     path
   end
 
-  # A Python that holds a pipe open for as long as it lives: `cat`, the other end, ends with it.
+  # A Python that writes its OS process into a file, and holds a pipe open for as long as it lives:
+  # `cat`, the other end, ends with it.
   defp watched_python(tmp_dir) do
     pipe = Path.join(tmp_dir, "alive")
     {_output, 0} = System.cmd("mkfifo", [pipe])
     python = System.fetch_env!("ERL_BRIDGE_PYTHON")
-    script = file(tmp_dir, "python", "#!/bin/sh\nexec '#{python}' \"$@\" 9>'#{pipe}'\n")
+
+    script =
+      file(tmp_dir, "python", """
+      #!/bin/sh
+      echo $$ >'#{tmp_dir}/os_pid'
+      exec '#{python}' "$@" 9>'#{pipe}'
+      """)
+
     File.chmod!(script, 0o755)
     cat = {:spawn_executable, System.find_executable("cat")}
     {script, Port.open(cat, [:exit_status, args: [pipe]])}
@@ -99,7 +110,7 @@ defmodule ErlBridge.DataFileTest do
       {_output, 0} = System.cmd("mkfifo", [pipe])
 
       assert {:error, %Error{type: :timeout_error}} =
-               DataFile.read(pipe, python: python, timeout: 300)
+               DataFile.read(pipe, python: python, timeout: 1_000)
 
       assert_receive {^cat, {:exit_status, 0}}
     end
@@ -141,6 +152,24 @@ defmodule ErlBridge.DataFileTest do
       refute_received {^cat, {:exit_status, _status}}
       Process.exit(consumer, :kill)
       assert_receive {^cat, {:exit_status, 0}}
+    end
+
+    test "raises when Python is killed", %{tmp_dir: tmp_dir} do
+      {python, cat} = watched_python(tmp_dir)
+      stream = DataFile.stream!(many_rows(tmp_dir, 100_000), python: python)
+
+      kill = fn
+        %{"n" => 1} ->
+          os_pid = tmp_dir |> Path.join("os_pid") |> File.read!() |> String.trim()
+          OsProcess.signal(String.to_integer(os_pid), "KILL")
+
+        _row ->
+          :ok
+      end
+
+      assert_raise Error, ~r/was killed by signal 9/, fn -> Enum.each(stream, kill) end
+      assert_receive {^cat, {:exit_status, 0}}
+      assert Live.mailbox() == []
     end
 
     test "holds a few batches of a long file", %{tmp_dir: tmp_dir} do

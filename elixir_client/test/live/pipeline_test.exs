@@ -1,7 +1,10 @@
 defmodule ErlBridge.PipelineTest do
   @moduledoc "Pipelines through the real Python, with the language model that needs no key."
   use ExUnit.Case, async: true
+  doctest ErlBridge.Pipeline
   doctest ErlBridge.Pipeline.Handler
+
+  import ErlBridge.Live, only: [tmp_dir: 1]
 
   alias ErlBridge.{Cache, Config, Error, Live, Pipeline}
 
@@ -34,6 +37,8 @@ defmodule ErlBridge.PipelineTest do
     %{bridge: start_supervised!({ErlBridge, Live.options(preload: true)})}
   end
 
+  setup :tmp_dir
+
   defp workflow(steps, more \\ %{}),
     do: %{"workflow" => Map.merge(%{"lm" => "local/nearest-demo", "steps" => steps}, more)}
 
@@ -41,7 +46,6 @@ defmodule ErlBridge.PipelineTest do
     %{"upcase" => fn %{"text" => text}, _context -> {:ok, %{"text" => String.upcase(text)}} end}
   end
 
-  @tag :tmp_dir
   test "full pipeline execution with DSPy optimization", %{tmp_dir: tmp_dir} do
     path = Path.join(tmp_dir, "pipeline.yaml")
 
@@ -90,7 +94,6 @@ defmodule ErlBridge.PipelineTest do
     assert Live.mailbox() == []
   end
 
-  @tag :tmp_dir
   test "the guide's pipeline does what the guide says", %{tmp_dir: tmp_dir} do
     guide = File.read!(Path.expand("../../guides/pipelines.md", __DIR__))
 

@@ -48,6 +48,16 @@ defmodule ErlBridge.Live do
     os_pid
   end
 
+  @doc "A folder of this test alone, which is removed after it: import it and `setup :tmp_dir`."
+  @spec tmp_dir(map) :: %{tmp_dir: Path.t()}
+  def tmp_dir(_context) do
+    name = "erl_bridge-test-#{System.pid()}-#{System.unique_integer([:positive])}"
+    path = Path.join(System.tmp_dir!(), name)
+    File.mkdir_p!(path)
+    on_exit(fn -> File.rm_rf!(path) end)
+    %{tmp_dir: path}
+  end
+
   @doc "The messages that lie in this process's mailbox."
   @spec mailbox() :: [term]
   def mailbox do

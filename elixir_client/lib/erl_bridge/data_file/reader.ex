@@ -8,10 +8,10 @@ defmodule ErlBridge.DataFile.Reader do
 
   use GenServer, restart: :temporary
 
-  alias ErlBridge.{Error, Python, Vocabulary}
+  alias ErlBridge.{Error, Python, Stderr, Vocabulary}
 
   # `frame` has come and is not fetched yet, `from` waits for one; never both.
-  defstruct [:python, :consumer, :timeout, :frame, :from, :error]
+  defstruct [:python, :consumer, :timeout, :frame, :from, :error, open?: false]
 
   @type part :: {:rows, [term]} | :done | {:document, term} | {:error, Error.t()}
 
@@ -81,7 +81,16 @@ defmodule ErlBridge.DataFile.Reader do
 
   def handle_call(:next, from, state), do: {:noreply, %{state | from: from}, state.timeout}
 
+  # The first frame says that both ends of Python's stderr are open.
   @impl true
+  def handle_info(
+        {port, {:data, _frame}} = message,
+        %{open?: false, python: %{port: port}} = state
+      ) do
+    Stderr.remove_pipe(state.python.pipe)
+    handle_info(message, %{state | open?: true})
+  end
+
   def handle_info({port, {:data, frame}}, %{python: %{port: port}, from: nil} = state),
     do: {:noreply, %{state | frame: frame}}
 
