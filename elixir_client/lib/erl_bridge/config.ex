@@ -24,10 +24,9 @@ defmodule ErlBridge.Config do
             training_data: tickets.jsonl
 
   What a step may say is in `ErlBridge.Config.Step`, how one uses the outputs of another in
-  `ErlBridge.Config.Reference`. Besides those above, `python_bridge` takes
-  #{Enum.map_join(~w(app cd max_in_flight max_jobs max_queue python queue_timeout start_timeout), ", ", &"`#{&1}`")}
-  of the [options of a bridge](`ErlBridge#module-options-of-a-bridge`), and `optimization` the
-  settings below. The language model may stand in `workflow`, in `dspy_config` and in each step; the
+  `ErlBridge.Config.Reference`. Besides those above, `python_bridge` takes `python`, `app`, `cd`,
+  `max_in_flight`, `max_jobs`, `max_queue`, `queue_timeout` and `start_timeout` of the [options of a
+  bridge](`ErlBridge#module-options-of-a-bridge`), and `optimization` the settings below. The language model may stand in `workflow`, in `dspy_config` and in each step; the
   innermost one is taken.
 
   What is wrong is an error with its place, what was expected and what came:
@@ -86,7 +85,7 @@ defmodule ErlBridge.Config do
   @spec load(Path.t(), keyword) :: {:ok, t} | {:error, Error.t()}
   def load(path, options \\ []) do
     options = Keyword.put_new(options, :dir, Path.dirname(path))
-    python = Keyword.take(layers(options).bridge, [:python])
+    python = Keyword.take(merge(:bridge, Tuple.to_list(layers(options))), [:python])
 
     with {:ok, document} <- DataFile.read(path, python),
          {:error, error} <- parse(document, options) do
@@ -104,41 +103,22 @@ defmodule ErlBridge.Config do
     Check.run(fn -> build(map, layers) end)
   end
 
+  # What the options say, and what the application's environment does.
   defp layers(options) do
-    own = Options.validate!(options, :config)
     names = Options.names(:config) -- [:dir]
     env = :erl_bridge |> Application.get_all_env() |> Keyword.take(names)
-    env = Options.validate!(env, :config)
-
-    %{own: own, env: env, bridge: Keyword.merge(env.bridge, own.bridge)}
+    {Options.validate!(env, :config), Options.validate!(options, :config)}
   end
 
-  defp build(map, %{own: own, env: env}) do
-    %{"workflow" => workflow} =
-      Map.merge(%{"workflow" => nil}, Check.keys(map, ["workflow"], "the configuration"))
-
+  defp build(map, {env, own}) do
+    workflow = map |> Check.keys(["workflow"], "the configuration") |> Map.get("workflow")
     Check.keys(workflow, @workflow_keys, "workflow")
-
-    dspy =
-      Check.optional(workflow, "dspy_config", "workflow", &Check.keys(&1, @dspy_keys, &2), %{})
-
-    path = "workflow.dspy_config"
-    {bridge, ttl} = Check.optional(dspy, "python_bridge", path, &python_bridge/2, {[], nil})
-    optimization = Check.optional(dspy, "optimization", path, &optimization/2, [])
-
-    lm =
-      own[:lm] || Check.optional(dspy, "lm", path, &Step.lm/2) ||
-        Check.optional(workflow, "lm", "workflow", &Step.lm/2) || env[:lm]
-
-    bridge = env.bridge |> Keyword.merge(bridge) |> Keyword.merge(own.bridge)
-
-    optimization =
-      [env.optimization, optimization, own.optimization]
-      |> Enum.reduce(&Keyword.merge(&2, &1))
-      |> Options.validate!(:optimization)
+    file = settings(workflow)
+    bridge = merge(:bridge, [env, file, own])
+    optimization = Options.validate!(merge(:optimization, [env, file, own]), :optimization)
 
     settings = %{
-      lm: lm,
+      lm: last(:lm, [env, file, own]),
       optimization: optimization,
       dir: Path.expand(Map.get(own, :dir, ".")),
       python: Keyword.take(bridge, [:python])
@@ -147,11 +127,33 @@ defmodule ErlBridge.Config do
     %__MODULE__{
       name: Check.optional(workflow, "name", "workflow", &Check.text/2),
       bridge: bridge,
-      cache_ttl: own[:cache_ttl] || ttl || env[:cache_ttl] || @cache_ttl,
+      cache_ttl: last(:cache_ttl, [%{cache_ttl: @cache_ttl}, env, file, own]),
       optimization: optimization,
       steps: Check.required(workflow, "steps", "workflow", &Step.parse_all(&1, &2, settings))
     }
   end
+
+  # What the file says, in the shape of the options.
+  defp settings(workflow) do
+    lm = Check.optional(workflow, "lm", "workflow", &Step.lm/2)
+
+    dspy =
+      Check.optional(workflow, "dspy_config", "workflow", &Check.keys(&1, @dspy_keys, &2), %{})
+
+    path = "workflow.dspy_config"
+    {bridge, ttl} = Check.optional(dspy, "python_bridge", path, &python_bridge/2, {[], nil})
+
+    %{
+      bridge: bridge,
+      cache_ttl: ttl,
+      optimization: Check.optional(dspy, "optimization", path, &optimization/2, []),
+      lm: Check.optional(dspy, "lm", path, &Step.lm/2, lm)
+    }
+  end
+
+  # A later layer replaces what an earlier one says.
+  defp merge(name, layers), do: Enum.reduce(layers, [], &Keyword.merge(&2, Map.get(&1, name, [])))
+  defp last(name, layers), do: Enum.reduce(layers, nil, &(Map.get(&1, name) || &2))
 
   defp python_bridge(value, path) do
     {ttl, others} = value |> section(path, @bridge_names, ["cache_ttl"]) |> Map.pop("cache_ttl")

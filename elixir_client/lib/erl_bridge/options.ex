@@ -466,7 +466,7 @@ defmodule ErlBridge.Options do
     config: [
       type: {:options, :config},
       default: [],
-      doc: "the options of `ErlBridge.Config.load/2`"
+      doc: "the options of `ErlBridge.Config.load/2`, where a file or a map is given"
     ]
   ]
 
@@ -564,8 +564,8 @@ defmodule ErlBridge.Options do
   @spec nearest(name, [name]) :: name | nil when name: atom | String.t()
   def nearest(name, names) do
     likeness = &String.jaro_distance(to_string(name), to_string(&1))
-    near = Enum.max_by(names, likeness)
-    if likeness.(near) >= @alike, do: near
+    near = Enum.max_by(names, likeness, fn -> nil end)
+    if near && likeness.(near) >= @alike, do: near
   end
 
   @doc "The names of a schema's options."

@@ -88,16 +88,13 @@ defmodule ErlBridge.Pipeline do
   defp check_handler(%Step{dspy?: true}, _handlers), do: :ok
 
   defp check_handler(%Step{type: type, path: path}, handlers) do
-    if Map.has_key?(handlers, type) do
-      :ok
-    else
-      types = Map.keys(handlers)
-      near = if types != [], do: Options.nearest(type, types)
-      hint = if near, do: ", did you mean #{inspect(near)}?", else: "; give one with :handlers"
+    if is_map_key(handlers, type), do: :ok, else: {:error, no_handler(type, path, handlers)}
+  end
 
-      {:error,
-       Error.invalid("#{path}.type: no handler for #{inspect(type)}#{hint}", %{path: path})}
-    end
+  defp no_handler(type, path, handlers) do
+    near = Options.nearest(type, Map.keys(handlers))
+    hint = if near, do: ", did you mean #{inspect(near)}?", else: "; give one with :handlers"
+    Error.invalid("#{path}.type: no handler for #{inspect(type)}#{hint}", %{path: path})
   end
 
   defp check_inputs(%Step{inputs: wanted, path: path}, inputs) do
@@ -132,11 +129,23 @@ defmodule ErlBridge.Pipeline do
   defp with_own_bridge({:ok, bridge}, fun) do
     fun.({:ok, bridge})
   after
-    ErlBridge.stop(bridge)
+    stop(bridge)
   end
 
   defp with_own_bridge({:error, {:already_started, bridge}}, fun), do: fun.({:ok, bridge})
   defp with_own_bridge({:error, error}, fun), do: fun.({:error, error})
+
+  # A caller that traps exits is to hear nothing of it.
+  defp stop(bridge) do
+    Process.unlink(bridge)
+    ErlBridge.stop(bridge)
+
+    receive do
+      {:EXIT, ^bridge, _reason} -> :ok
+    after
+      0 -> :ok
+    end
+  end
 
   # The steps
 

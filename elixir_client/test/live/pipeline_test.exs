@@ -268,10 +268,12 @@ defmodule ErlBridge.PipelineTest do
              Pipeline.execute(workflow([@step]), [handlers: handlers] ++ options)
   end
 
-  test "a configuration is taken as it is, and its own bridge is gone afterwards" do
+  test "a configuration is taken as it is, and its own bridge is gone afterwards, unheard" do
+    Process.flag(:trap_exit, true)
     {:ok, config} = Config.parse(workflow([@step]), bridge: [name: __MODULE__.Own])
     assert {:ok, _result} = Pipeline.execute(config, inputs: %{sentence: "tears"})
     assert Process.whereis(__MODULE__.Own) == nil
+    refute Enum.any?(Live.mailbox(), &match?({:EXIT, bridge, _reason} when is_pid(bridge), &1))
   end
 
   test "a wrong option is refused" do

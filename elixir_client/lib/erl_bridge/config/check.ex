@@ -46,16 +46,10 @@ defmodule ErlBridge.Config.Check do
   def keys(value, known, path) do
     map = map(value, path)
 
-    with [unknown | _] <- Enum.sort(Map.keys(map) -- known) do
-      hint = with name when is_binary(name) <- Options.nearest(unknown, known), do: suggest(name)
-
-      fail(
-        "#{path}: unknown key #{inspect(unknown)}#{hint || "."} The keys are #{Enum.join(known, ", ")}",
-        %{path: path, got: unknown}
-      )
+    case Enum.sort(Map.keys(map) -- known) do
+      [] -> map
+      [unknown | _] -> unknown_key(unknown, known, path)
     end
-
-    map
   end
 
   @doc "The value of a key, checked by a function of it and its path; `default` where there is none."
@@ -99,5 +93,10 @@ defmodule ErlBridge.Config.Check do
     end
   end
 
-  defp suggest(name), do: ", did you mean #{inspect(name)}?"
+  defp unknown_key(key, known, path) do
+    near = Options.nearest(key, known)
+    hint = if near, do: ", did you mean #{inspect(near)}?", else: "."
+    keys = "The keys are #{Enum.join(known, ", ")}"
+    fail("#{path}: unknown key #{inspect(key)}#{hint} #{keys}", %{path: path, got: key})
+  end
 end

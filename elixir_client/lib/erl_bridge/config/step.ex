@@ -202,7 +202,7 @@ defmodule ErlBridge.Config.Step do
   end
 
   defp refuse_reference(step, what, got, known) do
-    near = if known != [], do: Options.nearest(got, known)
+    near = Options.nearest(got, known)
     known = if known == [], do: "none", else: Enum.join(Enum.reverse(known), ", ")
     expected = "a reference to #{what} (#{known})#{near && ", did you mean #{near}?"}"
     Check.refuse("#{step.path}.inputs", expected, got)
