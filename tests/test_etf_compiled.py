@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import struct
+import subprocess
 import sys
 import tracemalloc
 import weakref
+from ast import literal_eval
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -372,6 +376,43 @@ def test_what_is_nearly_utf8_stays_bytes(codec: backends.Backend, data: bytes) -
             b"\xc3\xa9" + data[:-1],
         ):
             assert codec.decode(codec.encode([binary])) == [binary]
+
+
+# -- interpreters ----------------------------------------------------------------------------------------------
+
+WITH_ANOTHER_INTERPRETER = """
+from erl_bridge import etf
+assert etf.backend == "compiled"
+try:  # its name from Python 3.13 on
+    import _interpreters as interpreters
+    made = interpreters.create("legacy" if {has_shared_lock} else "isolated")
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    made = interpreters.create(isolated=not {has_shared_lock})
+assert interpreters.run_string(made, {code!r}) is None
+interpreters.destroy(made)
+assert etf.decode(etf.encode([1])) == [1]
+"""
+IN_ANOTHER_INTERPRETER = """
+from erl_bridge import etf
+from erl_bridge.etf import backends
+try:
+    import erl_bridge.etf._core
+except ImportError:
+    term = etf.decode(etf.encode([1, "a", {{"k": None}}]))
+    with open({out!r}, "w") as file:
+        file.write(repr((etf.backend, backends.names(), term)))
+"""
+
+
+@pytest.mark.parametrize("has_shared_lock", [False, True])
+def test_a_sub_interpreter_gets_the_pure_codec(tmp_path: Path, has_shared_lock: bool) -> None:
+    out = tmp_path / "out"
+    code = IN_ANOTHER_INTERPRETER.format(out=str(out))
+    script = WITH_ANOTHER_INTERPRETER.format(has_shared_lock=has_shared_lock, code=code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), backends.VARIABLE: ""}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, env=environment)
+    assert literal_eval(out.read_text()) == ("python", ["python"], [1, "a", {"k": None}])
 
 
 # -- memory ----------------------------------------------------------------------------------------------------

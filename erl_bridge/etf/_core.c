@@ -11,7 +11,7 @@
    the arguments of the two functions.
 
    It relies on the global interpreter lock: the state is per module, and not guarded. So it declares that it needs the
-   lock, and that it does not support interpreters with one of their own. */
+   lock, and it is in the main interpreter of a process only: in another one the pure-Python codec is used. */
 
 #include "_core.h"
 #include <stddef.h>
@@ -265,8 +265,17 @@ static int check_kinds(State *state)
     return -1;
 }
 
+/* Python 3.12 and later refuse by themselves, where an interpreter was made with that check; 3.11 has no such check. */
+static int is_in_main_interpreter(void)
+{
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return 1;
+    PyErr_SetString(PyExc_ImportError, "erl_bridge.etf._core is for the main interpreter only");
+    return 0;
+}
+
 static int execute(PyObject *module)
 {
+    if (!is_in_main_interpreter()) return -1;
     State *state = PyModule_GetState(module); /* zeros at first */
     for (size_t i = 0; i < BORROWED_COUNT; i++) {
         if (borrow(state, i) < 0) return -1;

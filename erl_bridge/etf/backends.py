@@ -103,7 +103,8 @@ def _load_pyrlang() -> Backend:
     return Backend(library.name, library.encode, library.decode, library.encode_into)
 
 
-# The best one first. The compiled one is not there where the package was installed without a compiler.
+# The best one first. The compiled one is not there where the package was installed without a compiler, and refuses to
+# be imported into an interpreter that is not the main one of its process.
 _LOADERS: dict[str, Callable[[], Backend]] = {"compiled": _load_compiled, "python": _load_python}
 
 # Other libraries. They carry less than every term, so they are used only where somebody names them.
