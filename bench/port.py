@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,17 @@ ROOT = Path(__file__).parent.parent
 FILES = Path(__file__).parent / "port"
 EBIN = ROOT / "elixir_client/_build/dev/lib/erl_bridge/ebin"
 PEERS = {"raw": "Python, raw frames", "erlpack": "erlpack", "erlang_py": "erlang_py", "json": "JSON (not in the BEAM)"}
+NEEDED = ("gcc", "elixir", "taskset")
+TASKSET = shutil.which("taskset") or ""
+Measured = dict[str, list[float]]
 MODULES = {"erlpack": "erlpack", "erlang_py": "erlang"}
 
 
 def systems(echo: str) -> list[str]:
     """What is measured, as the client's arguments: the name, the kind of client, the program and its arguments."""
-    bridge = f"request|{sys.executable}|-m|erl_bridge|port|--no-dspy"
-    found = [f"C echo|echo|{echo}", f"erl_bridge|{bridge}", f"erl_bridge, no spin|{bridge}|--spin-us|0"]
+    bridge = f"{sys.executable}|-m|erl_bridge|port|--no-dspy|--app|peers:app"
+    found = [f"C echo|echo|{echo}", f"erl_bridge|ping|{bridge}", f"erl_bridge, no spin|ping|{bridge}|--spin-us|0"]
+    found += [f"erl_bridge, inline handler|inline|{bridge}"]
     found += ["ErlBridge.call|call", "ErlBridge.call, no spin|call|--spin-us|0"]
     for peer, name in PEERS.items():
         if importlib.util.find_spec(MODULES.get(peer, "sys")):
@@ -36,10 +41,24 @@ def systems(echo: str) -> list[str]:
     return found
 
 
-def measure(prefix: list[str], specs: list[str], rounds: int) -> dict[str, list[float]]:
+def apart(spec: str) -> str:
+    """The same system for a client that moves it to processor 1 once it runs.
+
+    It starts with both: a bridge that starts with one processor does not spin.
+    """
+    name, kind, program, *arguments = spec.split("|")
+    return "|".join([name, kind, TASKSET, "-c", "0,1", program, *arguments])
+
+
+def measure(prefix: list[str], specs: list[str], rounds: int, calls: int = 200, **environ: str) -> Measured:
     """The median and the 99th percentile in microseconds and the calls a second of each system."""
-    command = [*prefix, "elixir", "-pa", str(EBIN), str(FILES / "client.exs"), str(rounds), "200", *specs]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FILES}", "ERL_BRIDGE_PYTHON": sys.executable}
+    command = [*prefix, "elixir", "-pa", str(EBIN), str(FILES / "client.exs"), str(rounds), str(calls), *specs]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{FILES}",
+        "ERL_BRIDGE_PYTHON": sys.executable,
+        **environ,
+    }
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     lines = [line.split("\t") for line in output.splitlines() if line.count("\t") == 3]
     return {name: [float(number) for number in numbers] for name, *numbers in lines}
@@ -50,7 +69,11 @@ def report(rounds: int) -> list[str]:
         echo = str(Path(directory) / "echo")
         subprocess.run(["gcc", "-O2", "-o", echo, str(FILES / "echo.c")], check=True)
         specs = systems(echo)
-        free, pinned = measure([], specs, rounds), measure(["taskset", "-c", "0"], specs, rounds)
+        free, pinned = measure([], specs, rounds), measure([TASKSET, "-c", "0"], specs, rounds)
+        # ErlBridge.call starts Python by itself and cannot be told where to.
+        programs = [apart(spec) for spec in specs if "|call" not in spec]
+        two = measure([TASKSET, "-c", "0"], programs, rounds, MOVE_TO="1") if len(os.sched_getaffinity(0)) > 1 else {}
+        large = measure([], bulk(echo), max(rounds // 4, 1), 5)
     floor = pinned["C echo"][0]
     lines = ["# The Port", "", f"{date.today()}, {os.cpu_count()} processors. Made by `bench/port.py`.", ""]
     lines += [
@@ -66,7 +89,28 @@ def report(rounds: int) -> list[str]:
         lines.append(
             f"| {name} | {median:.1f} | {p99:.1f} | {one:.1f} | {one_p99:.1f} | {one / floor:.2f} | {rate:,.0f} |"
         )
-    return lines
+    lines += ["", "A binary of 20 MB one way and a short answer, in milliseconds:", ""]
+    lines += ["| 20 MB | median |", "|---|---:|"]
+    lines += [f"| {name} | {median / 1000:.1f} |" for name, (median, *_) in large.items()]
+    return lines + (two_processors(two) if two else [])
+
+
+def bulk(echo: str) -> list[str]:
+    """What takes and gives 20 MB, beside the C program that only moves them."""
+    bridge = f"{sys.executable}|-m|erl_bridge|port|--no-dspy|--app|peers:app"
+    systems = (("C", f"{echo}|{{way}}"), ("erl_bridge", bridge))
+    return [
+        f"{name}, {way}|{name.split('_')[0].lower()}_{way}|{program.format(way=way)}"
+        for way in ("in", "out")
+        for name, program in systems
+    ]
+
+
+def two_processors(found: Measured) -> list[str]:
+    """The table of those that run apart from the BEAM."""
+    lines = ["", "The BEAM on one processor and the other side on another, in microseconds:", ""]
+    lines += ["| two processors | median | p99 |", "|---|---:|---:|"]
+    return lines + [f"| {name} | {median:.1f} | {p99:.1f} |" for name, (median, p99, _) in found.items()]
 
 
 def main() -> None:
@@ -74,6 +118,10 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--rounds", type=int, default=20, help="how often each system has its turn")
     options = parser.parse_args()
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        print(f"bench/port.py: not run, it needs {', '.join(missing)}")
+        return
     text = "\n".join(report(options.rounds))
     print(text)
     if options.write:

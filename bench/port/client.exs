@@ -10,37 +10,61 @@ defmodule Client do
     user: "u-000123",
     locale: "en-GB"
   }
+  @large :binary.copy(<<255>>, 20_000_000)
   @json ~s({"text": "#{@payload.text}", "options": {"temperature": 0.5, "max_tokens": 256}, ) <>
           ~s("tags": ["geography", "europe"], "stream": false, "user": "u-000123", "locale": "en-GB"})
 
   def open([name, "call" | arguments]) do
     options = [app: "peers:app", cd: __DIR__, preload: false, args: ["--no-dspy" | arguments]]
     {:ok, bridge} = ErlBridge.start_link(options)
-    %{name: name, call: fn -> {:ok, _} = ErlBridge.call(bridge, :echo, @payload) end, port: nil}
+
+    %{
+      name: name,
+      call: fn -> {:ok, _} = ErlBridge.call(bridge, :echo, @payload) end,
+      port: nil,
+      kind: "call"
+    }
   end
 
   def open([name, kind, program | arguments]) do
     port = Port.open({:spawn_executable, program}, [:binary, {:packet, 4}, args: arguments])
-    if kind == "request", do: receive(do: ({^port, {:data, _hello}} -> :ok))
+
+    if kind in ["ping", "inline", "erl_in", "erl_out"],
+      do: receive(do: ({^port, {:data, _hello}} -> :ok))
+
+    move(port, System.get_env("MOVE_TO"))
     call = fn -> Port.command(port, encode(kind)) && take(kind, port) end
     %{name: name, call: call, port: port, kind: kind}
   end
 
-  defp encode("request"),
-    do:
-      :erlang.term_to_binary(%{
-        message_id: 300,
-        request_type: :ping,
-        payload: @payload,
-        metadata: %{}
-      })
+  defp move(_port, nil), do: :ok
 
+  defp move(port, processor) do
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    {_said, 0} = System.cmd("taskset", ["-pc", processor, "#{os_pid}"])
+  end
+
+  defp encode("c_in"), do: @large
+  defp encode("c_out"), do: <<131, 106>>
+  defp encode("erl_in"), do: request(:take, %{data: @large})
+  defp encode("erl_out"), do: request(:give, %{})
+  defp encode("ping"), do: request(:ping)
+  defp encode("inline"), do: request(:echo)
   defp encode("json"), do: @json
   defp encode("echo"), do: :erlang.term_to_binary(@payload)
 
+  defp request(type, payload \\ @payload) do
+    :erlang.term_to_binary(%{
+      message_id: 300,
+      request_type: type,
+      payload: payload,
+      metadata: %{}
+    })
+  end
+
   defp take(kind, port), do: receive(do: ({^port, {:data, data}} -> decode(kind, data)))
 
-  defp decode("json", data), do: data
+  defp decode(kind, data) when kind in ["json", "c_in", "c_out"], do: data
   defp decode(_kind, data), do: :erlang.binary_to_term(data)
 
   def latencies(%{call: call}, calls) do
@@ -50,6 +74,9 @@ defmodule Client do
       System.monotonic_time(:nanosecond) - begin
     end
   end
+
+  # What takes milliseconds is not asked for how often it can be had.
+  def rate(%{kind: kind}, _calls) when kind in ["c_in", "c_out", "erl_in", "erl_out"], do: 0.0
 
   def rate(system, calls) do
     {microseconds, :ok} = :timer.tc(fn -> load(system, calls) end)

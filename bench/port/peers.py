@@ -10,11 +10,22 @@ from erl_bridge import Bridge
 from erl_bridge.framing import FrameReader, pack
 
 app = Bridge()
+LARGE = bytes([255]) * 20_000_000
 
 
 @app.handler("echo", run="inline")
 def echo(payload: object, context: object) -> object:
     return payload
+
+
+@app.handler("take", run="inline")
+def take(payload: object, context: object) -> object:
+    return None
+
+
+@app.handler("give", run="inline")
+def give(payload: object, context: object) -> object:
+    return LARGE
 
 
 def codec(name: str) -> Callable[[bytes], bytes]:
