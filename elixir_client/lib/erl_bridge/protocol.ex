@@ -56,6 +56,9 @@ defmodule ErlBridge.Protocol do
   @message_id without_version.(:message_id)
   @metadata without_version.(:metadata)
 
+  # What `frame/2` puts before a body: the version, the map, its first key and the id.
+  @head_size 6 + byte_size(@message_id) + 5
+
   # "{tag, ": a tuple of so many elements and its first, in the two ways that an atom is written.
   atom_forms = fn tag ->
     name = Atom.to_string(tag)
@@ -97,7 +100,7 @@ defmodule ErlBridge.Protocol do
 
   @doc "The size in bytes of the frame that a body becomes."
   @spec frame_size(body) :: pos_integer
-  def frame_size(body), do: IO.iodata_length(frame(@first_id, body))
+  def frame_size(body), do: @head_size + IO.iodata_length(body)
 
   @doc """
   What a frame is and whose, without decoding it where its first bytes say so.

@@ -265,12 +265,12 @@ defmodule ErlBridge.Request do
     reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
 
     sent =
-      Worker.request(reply_to, self(),
+      Worker.request(reply_to, self(), %{
         bytes: bytes,
         events?: Map.has_key?(request.options, :on_event),
         callbacks: Map.get(request.options, :callbacks, %{}),
         deadline: request.deadline
-      )
+      })
 
     send(worker, message.(sent))
     note(request, {worker, reply_to})

@@ -33,6 +33,9 @@ defmodule ErlBridge.Worker do
   # What a draining server gets to say goodbye, beyond the time its requests have.
   @goodbye_ms 1_000
 
+  # A heap that need not grow and be collected again and again where many requests come at once.
+  @heap_words 10_000
+
   # What `terminate/2` takes at most, beyond the time that requests have to finish.
   @ending_ms 4_000
 
@@ -71,20 +74,25 @@ defmodule ErlBridge.Worker do
   end
 
   @doc "A request for a worker: where the reply goes, who waits for it, and what else is not as usual."
-  @spec request(reference, pid, keyword) :: map
-  def request(reply_to, caller, other \\ []) do
-    Enum.into(other, %{
-      reply_to: reply_to,
-      caller: caller,
-      bytes: nil,
-      events?: false,
-      callbacks: %{},
-      deadline: :infinity
-    })
+  @spec request(reference, pid, map) :: map
+  def request(reply_to, caller, other \\ %{}) do
+    Map.merge(
+      %{
+        reply_to: reply_to,
+        caller: caller,
+        monitor: nil,
+        bytes: nil,
+        events?: false,
+        callbacks: %{},
+        deadline: :infinity
+      },
+      other
+    )
   end
 
   @doc false
-  def start_link(arguments), do: GenServer.start_link(__MODULE__, arguments)
+  def start_link(arguments),
+    do: GenServer.start_link(__MODULE__, arguments, spawn_opt: [min_heap_size: @heap_words])
 
   ## The process
 
@@ -175,7 +183,7 @@ defmodule ErlBridge.Worker do
   # Requests
 
   defp send_request(state, request, body) do
-    request = Map.put(request, :monitor, Process.monitor(request.caller))
+    request = %{request | monitor: Process.monitor(request.caller)}
     {id, inflight} = Inflight.add(state.inflight, request)
     Python.write(state.python, Protocol.frame(id, body))
     %{state | inflight: inflight}
