@@ -49,10 +49,10 @@ class Context:
         self.message_id = message_id
         self.metadata = dict(metadata or {})
         self.deadline = deadline
-        self._stopped = threading.Event()
+        self._stopped = False
         self._waiting: dict[int, _Waiting] = {}
         self._lock = threading.Lock()
-        self._next_call = 0
+        self._last_wait = 0
 
     @property
     def trace(self) -> dict[str, str]:
@@ -102,19 +102,14 @@ class Context:
         May be called from many threads at once. Raises :class:`CallbackError` when the function fails or ``timeout``
         (seconds) passes, and :class:`Stopped` when the request ends while waiting.
         """
-        waiting = _Waiting()
-        with self._lock:
-            self._next_call += 1
-            call_id = self._next_call
-            self._waiting[call_id] = waiting
+        call_id, waiting = self._begin_wait()
         try:
             self.check()
             self._outlet.call(call_id, name, args)
             if not waiting.done.wait(timeout):
                 raise CallbackError(f"the client's function {name} did not answer within {timeout} s")
         finally:
-            with self._lock:
-                del self._waiting[call_id]
+            self._end_wait(call_id)
         if waiting.stopped:
             raise Stopped
         return waiting.value(name)
@@ -132,6 +127,17 @@ class Context:
         waiting.done.set()
         return True
 
+    def _begin_wait(self) -> tuple[int, _Waiting]:
+        waiting = _Waiting()
+        with self._lock:
+            self._last_wait += 1
+            self._waiting[self._last_wait] = waiting
+            return self._last_wait, waiting
+
+    def _end_wait(self, number: int) -> None:
+        with self._lock:
+            del self._waiting[number]
+
     # -- ending --------------------------------------------------------------------------------------------------
 
     def remaining(self) -> float | None:
@@ -141,16 +147,26 @@ class Context:
     @property
     def stopped(self) -> bool:
         """True once the request was cancelled, ran out of time, or its client went away."""
-        return self._stopped.is_set()
+        return self._stopped
 
     def check(self) -> None:
         """Raise :class:`Stopped` if nobody waits for this work any more. Long loops call it now and then."""
-        if self._stopped.is_set():
+        if self._stopped:
             raise Stopped
 
+    def sleep(self, seconds: float) -> None:
+        """Wait so long, as ``time.sleep`` does, but raise :class:`Stopped` as soon as nobody waits for this work."""
+        number, waiting = self._begin_wait()
+        try:
+            self.check()
+            waiting.done.wait(seconds)
+            self.check()
+        finally:
+            self._end_wait(number)
+
     def stop(self) -> None:
-        """Mark the work as ended; whoever waits in :meth:`call` is woken with :class:`Stopped`."""
-        self._stopped.set()
+        """Mark the work as ended; whoever waits in :meth:`call` or :meth:`sleep` is woken with :class:`Stopped`."""
+        self._stopped = True
         with self._lock:
             waiting = list(self._waiting.values())
         for one in waiting:
@@ -163,7 +179,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Waiting:
-    """One call under way: an event, then what came."""
+    """One call or sleep under way: an event, then what came."""
 
     __slots__ = ("done", "result", "stopped")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .app import Handler
+    from .context import Outlet
     from .wire.port import Message
 
     class Send(Protocol):
@@ -52,6 +53,42 @@ class Capacity(Value):
         self._set(max_in_flight=max_in_flight, max_threads=max_threads, max_jobs=max_jobs)
 
 
+class Inline:
+    """One request that is answered at once. It is the outlet of its context: see :class:`erl_bridge.context.Outlet`."""
+
+    __slots__ = ("best", "finished", "request", "send")
+
+    def __init__(self, send: Send, request: Request) -> None:
+        self.send = send
+        self.request = request
+        self.best: Any = None
+        self.finished = False
+
+    def event(self, event: dict[Any, Any]) -> None:
+        """Send an event. Raises :class:`Stopped` when the handler has returned."""
+        if self.finished:
+            raise Stopped
+        self.send(Event(self.request.message_id, event), self.request.atoms)
+
+    def call(self, call_id: int, name: Any, args: list[Any]) -> None:
+        """Refuse: the thread that would wait is the one that reads the answer."""
+        raise RuntimeError('an inline handler cannot wait for the client; register it with run="thread"')
+
+    def checkpoint(self, best: Any) -> None:
+        """Keep the best result so far."""
+        self.best = best
+
+    def run(self, handler: Handler) -> Reply | Failure:
+        """Run the handler."""
+        request = self.request
+        try:
+            return Reply(request.message_id, handler(request.payload, context_of(request, self, deadline_of(request))))
+        except BaseException as error:
+            return failure_of(request, error, self.best)
+        finally:
+            self.finished = True
+
+
 class Work:
     """One request in flight. It is the outlet of its context: see :class:`erl_bridge.context.Outlet`."""
 
@@ -60,7 +97,7 @@ class Work:
         self.request = request
         self.handler = handler
         self.atoms = request.atoms
-        self.deadline = None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
+        self.deadline = deadline_of(request)
         self.best: Any = None
         self._lock = threading.RLock()
         self._finished = False
@@ -102,8 +139,6 @@ class Work:
 
     def call(self, call_id: int, name: Any, args: list[Any]) -> None:
         """Ask the client to run a function. Raises :class:`Stopped` when the request has been answered."""
-        if self.handler.run == "inline":
-            raise RuntimeError('an inline handler cannot wait for the client; register it with run="thread"')
         with self._lock:
             public_id = self.client.new_call(self)
             self._calls[public_id] = call_id
@@ -163,6 +198,30 @@ class Work:
 _BEST, _TIMEOUT = Atom("best"), Atom("timeout_ms")
 
 
+def deadline_of(request: Request) -> float | None:
+    """When the request must be answered, a ``time.monotonic()`` value."""
+    return None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
+
+
+def context_of(request: Request, outlet: Outlet, deadline: float | None) -> Context:
+    """What the handler of a request sees of it."""
+    return Context(
+        outlet,
+        request_type=request.request_type,
+        message_id=request.message_id,
+        metadata=request.metadata,
+        deadline=deadline,
+    )
+
+
+def failure_of(request: Request, error: BaseException, best: Any) -> Failure:
+    """The answer to a request whose handler raised, with the best result so far."""
+    failure = from_exception(error)
+    if best is not None:
+        failure.context[_BEST] = best
+    return Failure(request.message_id, failure)
+
+
 class Client:
     """One client of the dispatcher: its requests in flight, and how to tell it something."""
 
@@ -183,7 +242,10 @@ class Client:
             if handler.run == "control":
                 answer: Reply | None = handler.resolve()(self, request)
                 return answer
-            return self.dispatcher.begin(self, Work(self, request, handler))
+            if handler.run == "inline":
+                return Inline(self.send, request).run(handler)
+            self.dispatcher.begin(self, Work(self, request, handler))
+            return None
         except BaseException as error:
             return Failure(request.message_id, from_exception(error))
 
@@ -281,11 +343,8 @@ class Dispatcher:
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def begin(self, client: Client, work: Work) -> Reply | Failure | None:
+    def begin(self, client: Client, work: Work) -> None:
         """Start the work where its handler runs."""
-        if work.handler.run == "inline":
-            context = self._context(work)
-            return Reply(work.request.message_id, work.handler(work.request.payload, context))
         with self._changed:
             if self._in_flight >= self.capacity.max_in_flight:
                 raise Overloaded(
@@ -299,36 +358,21 @@ class Dispatcher:
             self._lanes[work.handler.run].submit(self._run, work)
         except RuntimeError as error:  # the system has no more threads for us
             work.finish(Failure(work.request.message_id, Overloaded(f"the work cannot be started: {error}")))
-        return None
 
     def _run(self, work: Work) -> None:
         if work.finished:
             return
-        message_id = work.request.message_id
         try:
             result = self._jobs.run(work) if work.handler.run == "job" else self._run_thread(work)
         except BaseException as error:
-            failure = from_exception(error)
-            if work.best is not None:
-                failure.context[_BEST] = work.best
-            work.finish(Failure(message_id, failure))
+            work.finish(failure_of(work.request, error, work.best))
         else:
-            work.finish(Reply(message_id, result))
+            work.finish(Reply(work.request.message_id, result))
 
     def _run_thread(self, work: Work) -> Any:
-        context = self._context(work)
+        context = context_of(work.request, work, work.deadline)
         work.attach(stop=context.stop, answer=context.callback_result)
         return work.handler(work.request.payload, context)
-
-    def _context(self, work: Work) -> Context:
-        request = work.request
-        return Context(
-            work,
-            request_type=request.request_type,
-            message_id=request.message_id,
-            metadata=request.metadata,
-            deadline=work.deadline,
-        )
 
     def ended(self) -> None:
         """A request was answered."""

@@ -6,6 +6,8 @@ step. The format is that of ``{packet, 4}`` in Erlang's ``open_port/2`` and ``in
 
 from __future__ import annotations
 
+from struct import Struct
+
 from .errors import SerializationError
 from .terms import Atom
 from .values import Value
@@ -13,6 +15,7 @@ from .values import Value
 HEADER = 4
 MAX_FRAME = 64 * 1024 * 1024
 _LARGEST = 0xFFFF_FFFF
+_pack_length, _unpack_length = Struct(">I").pack, Struct(">I").unpack_from
 
 
 class Oversized(Value):
@@ -51,7 +54,7 @@ class FrameReader:
         start, size = 0, len(data)
         while size - start >= HEADER:
             body = start + HEADER
-            length = int.from_bytes(data[start:body], "big")
+            (length,) = _unpack_length(data, start)
             start = body + length
             if length > self.max_frame:
                 frames.append(Oversized(length, self.max_frame))
@@ -87,16 +90,25 @@ class FrameReader:
         return data[len(part) :]
 
 
-def pack(payload: bytes) -> bytes:
-    """``payload`` behind its length. Raises :class:`SerializationError` past the 4 GiB that a length can say.
+def header(payload: bytes) -> bytes:
+    """What goes before ``payload``. Raises :class:`SerializationError` past the 4 GiB that a length can say.
 
-    >>> pack(b"\\x83j")
-    b'\\x00\\x00\\x00\\x02\\x83j'
+    >>> header(b"\\x83j")
+    b'\\x00\\x00\\x00\\x02'
     """
     length = len(payload)
     if length > _LARGEST:
         raise SerializationError(f"a frame holds at most {_LARGEST} bytes, got {length}")
-    return length.to_bytes(HEADER, "big") + payload
+    return _pack_length(length)
+
+
+def pack(payload: bytes) -> bytes:
+    """``payload`` behind its header, which copies it.
+
+    >>> pack(b"\\x83j")
+    b'\\x00\\x00\\x00\\x02\\x83j'
+    """
+    return header(payload) + payload
 
 
 def refuse(oversized: Oversized) -> SerializationError:

@@ -42,16 +42,18 @@ class Request(Value):
         timeout_ms: int | None = None,
         atoms: Set[Atom] = frozenset(),
     ) -> None:
-        # One by one, which takes half as long as _set: there is one for each request.
-        _set(self, "message_id", message_id)
-        _set(self, "request_type", request_type)
-        _set(self, "payload", payload)
-        _set(self, "metadata", metadata or {})
-        _set(self, "timeout_ms", timeout_ms)
-        _set(self, "atoms", atoms)
+        _set_message_id(self, message_id)
+        _set_request_type(self, request_type)
+        _set_payload(self, payload)
+        _set_metadata(self, {} if metadata is None else metadata)
+        _set_timeout_ms(self, timeout_ms)
+        _set_atoms(self, atoms)
 
 
-_set = object.__setattr__
+# What sets a slot takes a quarter of the time of _set: there is one of these for each request.
+_set_message_id, _set_request_type, _set_payload, _set_metadata, _set_timeout_ms, _set_atoms = (
+    getattr(Request, name).__set__ for name in Request.__slots__
+)
 
 
 class Reply(Value):
@@ -62,8 +64,11 @@ class Reply(Value):
     result: Any
 
     def __init__(self, message_id: Any, result: Any) -> None:
-        _set(self, "message_id", message_id)
-        _set(self, "result", result)
+        _set_reply_to(self, message_id)
+        _set_result(self, result)
+
+
+_set_reply_to, _set_result = (getattr(Reply, name).__set__ for name in Reply.__slots__)
 
 
 class Failure(Value):

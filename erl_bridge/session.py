@@ -9,7 +9,7 @@ from __future__ import annotations
 from . import etf
 from .error_map import from_exception
 from .errors import BridgeError, SerializationError
-from .framing import MAX_FRAME, FrameReader, Oversized, pack, refuse
+from .framing import MAX_FRAME, FrameReader, Oversized, header, refuse
 from .messages import Failure, Reply, Request
 from .vocabulary import VOCABULARY
 from .wire import port
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Session:
     """A conversation with one client.
 
+    >>> from erl_bridge.framing import pack
     >>> session = Session()
     >>> session.receive_data(pack(b"no term"))[0].error.error_type
     'serialization_error'
@@ -43,10 +44,11 @@ class Session:
         self._dialect = dialect
         self._frames = FrameReader(max_frame)
         self._limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
+        self._allowed: tuple[Set[Atom], Set[Atom]] = VOCABULARY, VOCABULARY  # atoms of a request, and all it may get
 
     def receive_data(self, data: bytes) -> list[Request | Failure]:
         """The requests that ``data`` completes, and the failures to answer what is none."""
-        return [self._receive_frame(frame) for frame in self._frames.feed(data)]
+        return list(map(self._receive_frame, self._frames.feed(data)))
 
     def receive_end(self) -> Failure | None:
         """The input has ended: the failure to answer a frame with that was cut, if one was."""
@@ -55,20 +57,30 @@ class Session:
             return None
         return Failure(None, SerializationError(f"the input ended in the middle of a frame ({cut} bytes of it came)"))
 
-    def send(self, message: port.Message, atoms: Set[Atom] = frozenset()) -> bytes:
-        """The frame for ``message``; ``atoms`` are those of the request it belongs to.
+    def send(self, message: port.Message, atoms: Set[Atom] = frozenset()) -> tuple[bytes, bytes]:
+        """The frame for ``message``, its header and its body; ``atoms`` are those of the request it belongs to.
 
         A final answer always becomes a frame: where its content cannot be sent, the frame says so instead. An event or
         a call that cannot be sent raises :class:`erl_bridge.etf.EncodeError`.
         """
-        allowed = VOCABULARY if atoms <= VOCABULARY else VOCABULARY | atoms
+        allowed = self._allowed_with(atoms)
         try:
-            return pack(etf.encode(self._dialect.build(message), atoms=allowed))
+            body = etf.encode(self._dialect.build(message), atoms=allowed)
+            return header(body), body
         except SerializationError as error:
             if not isinstance(message, (Reply, Failure)):
                 raise
             instead = Failure(message.message_id, _unsendable(message, error, allowed))
-            return pack(etf.encode(self._dialect.build(instead), atoms=allowed))
+            body = etf.encode(self._dialect.build(instead), atoms=allowed)
+            return header(body), body
+
+    def _allowed_with(self, atoms: Set[Atom]) -> Set[Atom]:
+        """The vocabulary and ``atoms``. The last union is kept: to make one anew takes as long as to encode a reply."""
+        last, allowed = self._allowed
+        if atoms != last:
+            allowed = VOCABULARY if atoms <= VOCABULARY else VOCABULARY | atoms
+            self._allowed = atoms, allowed
+        return allowed
 
     def _receive_frame(self, frame: bytes | Oversized) -> Request | Failure:
         if isinstance(frame, Oversized):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from erl_bridge import Atom, Bridge, Context, Stopped
+from erl_bridge import Atom, Bridge, Context
 
 app = Bridge()
 release = threading.Event()
@@ -130,9 +130,7 @@ def hang(payload: Any, context: Context) -> Any:
     """Tell the process id and a best result, then wait until stopped."""
     context.checkpoint({"score": 0.5})
     context.progress(os_pid=os.getpid())
-    while not context.stopped:
-        context._stopped.wait()
-    raise Stopped
+    context.sleep(threading.TIMEOUT_MAX)
 
 
 @app.handler("stuck", run="job")

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 from support import a, request
 
-from erl_bridge import Bridge, etf
+from erl_bridge import Bridge, Context, Stopped, etf
 from erl_bridge.app import table
 from erl_bridge.dispatch import Dispatcher
 from erl_bridge.framing import FrameReader, pack
 from erl_bridge.handlers import builtin, system
 from erl_bridge.jobs.runner import JobRunner
 from erl_bridge.lanes import Lane
+from erl_bridge.messages import Reply
 from erl_bridge.session import Session
 from erl_bridge.timers import Timers
-from erl_bridge.transports.base import serve
+from erl_bridge.transports.base import WRITE_SIZE, Outbox, serve
 from erl_bridge.transports.memory import MemoryTransport, pair
 
 
@@ -59,6 +60,67 @@ def test_a_handler_is_served_without_a_process() -> None:
     assert served.call("shutdown")[0] is a("ok")
     served.thread.join(10)
     assert not served.thread.is_alive()
+
+
+def test_what_an_inline_handler_tells_goes_out_with_its_answer() -> None:
+    app, seen = Bridge(), []
+
+    @app.handler("tell", run="inline")
+    def tell(payload: Any, context: Context) -> Any:
+        seen.append(context)
+        context.progress(trial=1)
+        context.stream(text="t")
+        return "told"
+
+    served = InMemory(app)
+    served.client.write(pack(etf.encode(request(1, "tell"))))
+    together = [etf.decode(frame) for frame in FrameReader().feed(served.client.read()) if isinstance(frame, bytes)]
+    assert [message[0] for message in together] == [a("event"), a("event"), a("ok")]
+    with pytest.raises(Stopped):
+        seen[0].progress(trial=2)
+    served.client.close()
+    served.thread.join(10)
+
+
+def test_an_inline_handler_that_fails_gives_its_best_result_so_far() -> None:
+    app = Bridge()
+
+    @app.handler("fail", run="inline")
+    def fail(payload: Any, context: Context) -> Any:
+        context.checkpoint({"score": 0.5})
+        raise ValueError
+
+    served = InMemory(app)
+    _, _, error = served.call("fail")
+    assert error[a("context")][a("best")] == {"score": 0.5}
+    served.client.close()
+    served.thread.join(10)
+
+
+def test_messages_leave_in_the_order_in_which_they_are_sent_whoever_sends_them() -> None:
+    here, there = pair()
+    outbox = Outbox(here, Session())
+    outbox.send(Reply(1, "held"), frozenset())
+    other = threading.Thread(target=outbox.send, args=(Reply(2, "at once"), frozenset()))
+    other.start()
+    other.join(10)
+    frames = FrameReader().feed(there.read())
+    assert [etf.decode(frame)[1] for frame in frames if isinstance(frame, bytes)] == [1, 2]
+    outbox.flush()
+    outbox.send(Reply(3, "x" * WRITE_SIZE), frozenset())
+    assert len(there.read()) > WRITE_SIZE
+
+
+def test_a_sleep_lasts_as_long_as_it_should_or_until_the_work_is_stopped() -> None:
+    context = Context(None, request_type="test")  # type: ignore[arg-type]
+    context.sleep(0)
+    timer = threading.Timer(0, context.stop)
+    timer.start()
+    with pytest.raises(Stopped):
+        context.sleep(threading.TIMEOUT_MAX)
+    timer.join(10)
+    with pytest.raises(Stopped):
+        context.sleep(threading.TIMEOUT_MAX)
 
 
 def test_the_end_of_the_input_stops_what_runs() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,15 @@ def test_a_frame_at_the_limit_is_served() -> None:
 def test_requests_of_one_read_are_all_answered_in_order(app_bridge: BridgeProcess) -> None:
     app_bridge.send_bytes(b"".join(pack(etf.encode(request(f"r{i}", "ping", {"i": i}))) for i in range(500)))
     assert [app_bridge.receive() for _ in range(500)] == [(a("ok"), f"r{i}", {"i": i}) for i in range(500)]
+
+
+def test_large_answers_keep_their_place_among_small_ones(app_bridge: BridgeProcess) -> None:
+    sizes = [1, 300_000, 2, 70_000, 70_000, 3]
+    data = b"".join(pack(etf.encode(request(n, "ping", {"x": "x" * n}))) for n in sizes)
+    sender = threading.Thread(target=app_bridge.send_bytes, args=(data,))
+    sender.start()
+    assert [app_bridge.receive() for _ in sizes] == [(a("ok"), n, {"x": "x" * n}) for n in sizes]
+    sender.join(DEADLINE)
 
 
 @pytest.mark.parametrize("how", ["close", "SIGKILL", "SIGTERM"])

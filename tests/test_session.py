@@ -11,7 +11,7 @@ from support import a, keys, request
 
 from erl_bridge import etf
 from erl_bridge.errors import BridgeError, InvalidRequest
-from erl_bridge.framing import HEADER, pack
+from erl_bridge.framing import pack
 from erl_bridge.messages import Call, Event, Failure, Hello, Reply, Request
 from erl_bridge.session import Session
 
@@ -25,7 +25,9 @@ def receive(data: bytes, **options: Any) -> list[Request | Failure]:
 
 
 def sent(message: Any, atoms: frozenset[Any] = frozenset()) -> Any:
-    return etf.decode(Session().send(message, atoms)[HEADER:])
+    header, body = Session().send(message, atoms)
+    assert header + body == pack(body)
+    return etf.decode(body)
 
 
 def refused(term: Any) -> Failure:

@@ -6,6 +6,9 @@ one write.
 
 from __future__ import annotations
 
+import threading
+from threading import get_ident
+
 from ..messages import Failure, Hello
 
 WRITE_SIZE = 64 * 1024  # bytes of answers that are not held back for more
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
     from typing import Any, Protocol
 
-    from ..dispatch import Client, Dispatcher
+    from ..dispatch import Dispatcher
     from ..session import Session
     from ..terms import Atom
     from ..wire.port import Message
@@ -30,8 +33,11 @@ if TYPE_CHECKING:
             """
             ...
 
-        def write(self, data: bytes) -> None:
-            """Write all of ``data``, from any thread; does nothing once the other end is gone."""
+        def write(self, *parts: bytes) -> None:
+            """Write all of ``parts``, one call at a time; does nothing once the other end is gone.
+
+            A part of :data:`WRITE_SIZE` bytes or more is the last.
+            """
             ...
 
         def interrupt(self) -> None:
@@ -51,31 +57,56 @@ def serve(
     ``ready`` is called right after hello, for what should begin early but not delay it.
     """
 
-    def send(message: Message, atoms: Set[Atom]) -> None:
-        transport.write(session.send(message, atoms))
-
-    client = dispatcher.connect(send)
-    send(Hello(hello), frozenset())
+    outbox = Outbox(transport, session)
+    client = dispatcher.connect(outbox.send)
+    outbox.send(Hello(hello), frozenset())
+    outbox.flush()
     ready()
-    while data := transport.read(not dispatcher.busy):
-        _serve_read(data, transport, session, client)
-    if (failure := session.receive_end()) is not None:
-        send(failure, frozenset())
-    dispatcher.disconnect(client)
+    try:
+        while data := transport.read(not dispatcher.busy):
+            for received in session.receive_data(data):
+                answer = received if isinstance(received, Failure) else client.handle(received)
+                if answer is not None:  # else it comes later
+                    outbox.send(answer, received.atoms)
+            outbox.flush()
+        if (failure := session.receive_end()) is not None:
+            outbox.send(failure, frozenset())
+    finally:
+        dispatcher.disconnect(client)
+        outbox.flush()
 
 
-def _serve_read(data: bytes, transport: Transport, session: Session, client: Client) -> None:
-    """Answer what one read brought; of long answers no more than one and some short ones are held at once."""
-    frames, held = [], 0
-    for received in session.receive_data(data):
-        answer = received if isinstance(received, Failure) else client.handle(received)
-        if answer is None:
-            continue  # it comes later
-        frame = session.send(answer, received.atoms)
-        frames.append(frame)
-        held += len(frame)
-        if held >= WRITE_SIZE:
-            transport.write(b"".join(frames))
-            frames, held = [], 0
-    if frames:
-        transport.write(b"".join(frames) if len(frames) > 1 else frames[0])
+class Outbox:
+    """Sends messages to one client, from any thread, in the order in which they come.
+
+    What the thread that made it sends is held for :meth:`flush`, or until it is much, or until another thread sends.
+    """
+
+    def __init__(self, transport: Transport, session: Session) -> None:
+        self._transport = transport
+        self._session = session
+        self._reader = get_ident()
+        self._lock = threading.Lock()
+        self._parts: list[bytes] = []
+        self._held = 0  # bytes
+
+    def send(self, message: Message, atoms: Set[Atom]) -> None:
+        """Send a message; ``atoms`` are those of the request it belongs to. Raises as :meth:`Session.send` does."""
+        header, body = self._session.send(message, atoms)
+        with self._lock:
+            self._parts += header, body
+            self._held += len(body)
+            if self._held >= WRITE_SIZE or get_ident() != self._reader:
+                self._write()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with self._lock:
+            if self._parts:
+                self._write()
+
+    def _write(self) -> None:
+        parts = self._parts
+        self._parts = []
+        self._held = 0
+        self._transport.write(*parts)

@@ -22,9 +22,9 @@ class MemoryTransport:
         """Wait for what the other end writes; empty when it was closed."""
         return self._incoming.get()
 
-    def write(self, data: bytes) -> None:
-        """Give ``data`` to the other end."""
-        if data:
+    def write(self, *parts: bytes) -> None:
+        """Give ``parts`` to the other end, as one."""
+        if data := b"".join(parts):
             self._outgoing.put(data)
 
     def interrupt(self) -> None:

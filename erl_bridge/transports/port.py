@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import select
 import sys
-import threading
 
+from .base import WRITE_SIZE
 from .spinner import SPIN_US, Spinner
 
 READ_SIZE = 64 * 1024
@@ -26,7 +26,6 @@ class PortTransport:
     def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
         self._in = fd_in
         self._out = fd_out
-        self._write_lock = threading.Lock()
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
         poll = select.poll()
@@ -44,18 +43,22 @@ class PortTransport:
         except OSError:
             return b""
 
-    def write(self, data: bytes) -> None:
+    def write(self, *parts: bytes) -> None:
         """See :meth:`erl_bridge.transports.base.Transport.write`."""
-        with self._write_lock:
-            try:
-                written = os.write(self._out, data)
-                if written == len(data):
-                    return
-                rest = memoryview(data)[written:]
-                while rest:
-                    rest = rest[os.write(self._out, rest) :]
-            except OSError:
-                return  # the client is gone; the end of the input says so to the reader
+        large = len(parts[-1]) >= WRITE_SIZE
+        try:
+            self._write(b"".join(parts[:-1] if large else parts))
+            if large:  # not copied once more
+                self._write(parts[-1])
+        except OSError:
+            return  # the client is gone; the end of the input says so to the reader
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._out, data)
+        if written < len(data):
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[os.write(self._out, rest) :]
 
     def interrupt(self) -> None:
         """See :meth:`erl_bridge.transports.base.Transport.interrupt`."""

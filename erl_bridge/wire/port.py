@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     Message = Hello | Reply | Failure | Event | Call
 
 _KEYS = ["message_id", "request_type", "payload", "timestamp", "metadata"]
-_KNOWN = frozenset(_KEYS)
-_NAMES = {Atom(key): key for key in _KEYS}
+_ATOMS = {key: Atom(key) for key in _KEYS}
+_KNOWN = frozenset(_ATOMS.values())
+_MESSAGE_ID, _REQUEST_TYPE, _PAYLOAD, _METADATA = (
+    _ATOMS[key] for key in ("message_id", "request_type", "payload", "metadata")
+)
 MAX_TIMEOUT_MS = 0xFFFF_FFFF  # 49 days; the most that Erlang itself waits
 _OK, _ERROR, _EVENT, _CALL, _HELLO = (Atom(name) for name in ("ok", "error", "event", "call", "hello"))
 
@@ -34,25 +37,31 @@ def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
     """
     if not isinstance(term, dict):
         return Failure(None, invalid("request", "a map", term), atoms)
-    fields = {_NAMES.get(key, key): value for key, value in term.items()}
     try:
-        return _request(fields, atoms)
+        return _request(term if term.keys() <= _KNOWN else _with_atoms(term), atoms)
     except InvalidRequest as error:
-        return Failure(fields.get("message_id"), error, atoms)
+        return Failure(term.get(_MESSAGE_ID, term.get("message_id")), error, atoms)
+
+
+def _with_atoms(term: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The same map with atoms for those keys that are strings."""
+    fields = {_ATOMS.get(key, key): value for key, value in term.items()}
+    for key in fields:
+        if key not in _KNOWN:
+            raise unknown_key("request", str(key) if isinstance(key, Atom) else key, _KEYS)
+    return fields
 
 
 def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
-    if not fields.keys() <= _KNOWN:
-        key = next(key for key in fields if key not in _KNOWN)
-        raise unknown_key("request", str(key) if isinstance(key, Atom) else key, _KEYS)
-    for key in ("message_id", "request_type"):
-        if key not in fields:
-            raise InvalidRequest(f"request: the required key {key} is missing")
-    metadata = _map(fields.get("metadata"), "metadata")
+    try:
+        message_id, request_type = fields[_MESSAGE_ID], fields[_REQUEST_TYPE]
+    except KeyError as missing:
+        raise InvalidRequest(f"request: the required key {missing.args[0]} is missing") from None
+    metadata = _map(fields.get(_METADATA), "metadata")
     return Request(
-        fields["message_id"],
-        _name(fields["request_type"]),
-        _map(fields.get("payload"), "payload"),
+        message_id,
+        _name(request_type),
+        _map(fields.get(_PAYLOAD), "payload"),
         metadata=metadata,
         timeout_ms=_timeout(metadata),
         atoms=atoms,
@@ -60,8 +69,10 @@ def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
 
 
 def _name(value: Any) -> str:
-    if isinstance(value, (Atom, str)) and value:
-        return str(value)
+    if isinstance(value, Atom):
+        return value.name
+    if isinstance(value, str) and value:
+        return value
     raise invalid("request_type", "an atom or a string", value)
 
 
@@ -74,9 +85,11 @@ def _map(value: Any, path: str) -> Any:
 
 
 def _timeout(metadata: Mapping[Any, Any]) -> int | None:
-    value = metadata.get(_TIMEOUT, metadata.get("timeout_ms"))
+    value = metadata.get(_TIMEOUT)
     if value is None:
-        return None
+        value = metadata.get("timeout_ms")
+        if value is None:
+            return None
     if type(value) is int and 0 < value <= MAX_TIMEOUT_MS:
         return value
     raise invalid("metadata.timeout_ms", f"an integer from 1 to {MAX_TIMEOUT_MS}", value)
