@@ -275,7 +275,8 @@ defmodule ErlBridge.Program do
   defp kind?(:list, value), do: is_list(value)
 
   defp other_format(program) do
-    maker = inspect(get(program, :versions))
+    versions = for {name, version} <- get(program, :versions) || %{}, do: "#{name} #{version}"
+    maker = versions |> Enum.sort() |> Enum.join(", ")
 
     "expected a program of format #{@format}, got #{inspect(get(program, :format))}, made by #{maker}: " <>
       "use it with that version, or optimize anew"

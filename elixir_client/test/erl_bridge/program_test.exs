@@ -111,7 +111,7 @@ defmodule ErlBridge.ProgramTest do
             {[], "expected a program, a map, got: []"},
             {Map.delete(@program, :demos), "whose demos is a list, got: nil"},
             {%{@program | signature: "q -> a"}, "whose signature is a map, got: \"q -> a\""},
-            {%{@program | format: 2}, ~s(got 2, made by %{dspy: "3.4.1", erl_bridge: "0.1.0"})},
+            {%{@program | format: 2}, "got 2, made by dspy 3.4.1, erl_bridge 0.1.0"},
             {put_in(@program.metric, [%{callback: {&String.length/1}} | :tail]),
              "has no place in a program"},
             {%{@program | score: self()}, "a function, process, port or reference"}

@@ -22,7 +22,7 @@ defmodule ErlBridge.Program.Diff do
       \"""
       instructions: "Answer." -> "Answer in one word."
       demos: 1 added, 0 removed
-        + %{a: "four", q: "2+2"}
+        + a: "four", q: "2+2"
       \"""
   """
 
@@ -98,8 +98,20 @@ defmodule ErlBridge.Program.Diff do
     "demos: #{length(added)} added, #{length(removed)} removed\n#{Enum.join(lines)}"
   end
 
-  defp shown(value) do
-    text = inspect(value, limit: 20, printable_limit: @shown)
+  # A demonstration, by name: a map has an order of its own in each version of OTP.
+  defp shown(%{} = demo) when not is_struct(demo) do
+    demo
+    |> Enum.map(fn {name, value} ->
+      "#{name}: #{inspect(value, limit: 20, printable_limit: @shown)}"
+    end)
+    |> Enum.sort()
+    |> Enum.join(", ")
+    |> cut()
+  end
+
+  defp shown(value), do: value |> inspect(limit: 20, printable_limit: @shown) |> cut()
+
+  defp cut(text) do
     if String.length(text) > @shown, do: String.slice(text, 0, @shown - 3) <> "...", else: text
   end
 end
