@@ -181,7 +181,7 @@ defmodule ErlBridge.ProgramTest do
       assert text =~
                "module: :predict -> :chain_of_thought\ninstructions: \"Answer.\" -> \"Add.\"\n"
 
-      assert text =~ "demos: 2 added, 1 removed\n  - %{"
+      assert text =~ "demos: 2 added, 1 removed\n  - a: "
     end
 
     test "of a signature and its program is what the optimizer did" do
