@@ -176,7 +176,7 @@ defmodule ErlBridge.Doctor do
   defp look(:dspy, %{facts: %{"dspy" => version}}), do: {:ok, version}
 
   defp look(:dspy, _state),
-    do: {:warning, "not installed: no predict, evaluate and optimize", @setup}
+    do: {:warning, "not installed, so there is no predict, evaluate and optimize", @setup}
 
   defp look(:start, state) do
     options = [python: state.python, preload: false, log_level: :none]

@@ -15,7 +15,8 @@ defmodule ErlBridge.Release do
       $ MIX_ENV=prod mix release
       $ _build/prod/rel/my_app/bin/my_app eval 'ErlBridge.Doctor.run()'
 
-  A step `:tar` comes after it.
+  A step `:tar` comes after it. It makes copies of the links to the interpreter, which find the rest
+  of Python as the links do.
 
   ## What the host needs
 

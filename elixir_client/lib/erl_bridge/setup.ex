@@ -71,8 +71,7 @@ defmodule ErlBridge.Setup do
     with {:ok, plan} <- plan(options) do
       alone(plan, fn ->
         with {:ok, report} <- make(plan),
-             download = ["download", "--dest", folder | locked(plan)],
-             :ok <- pip(plan, "downloading packages", download),
+             :ok <- pip_locked(plan, "downloading packages", ["download", "--dest", folder]),
              :ok <- from_source(plan, "building the package", ["wheel", "--wheel-dir", folder]),
              do: {:ok, report}
       end)
@@ -207,7 +206,7 @@ defmodule ErlBridge.Setup do
     with :ok <- step(plan, title, plan.base.executable, ["-m", "venv", plan.venv]),
          :ok <- write_lock(plan),
          :ok <- install_pip(plan),
-         :ok <- pip(plan, "installing packages", ["install", "--no-compile" | locked(plan)]),
+         :ok <- pip_locked(plan, "installing packages", ["install", "--no-compile"]),
          :ok <- compile(plan, "compiling packages", "lib") do
       File.write!(Path.join(plan.venv, @stamp), plan.packages_stamp)
       {:ok, true}
@@ -269,8 +268,6 @@ defmodule ErlBridge.Setup do
     File.write!(Path.join(plan.venv, @lock), plan.lock)
   end
 
-  defp locked(plan), do: ["--no-deps", "--require-hashes", "-r", Path.join(plan.venv, @lock)]
-
   # Compiled files that say nothing of times stay valid wherever they are copied, also to where
   # nobody may write; otherwise each start of Python would compile anew. That a file does not
   # compile is the business of who imports it: some packages carry files for other Pythons.
@@ -284,32 +281,37 @@ defmodule ErlBridge.Setup do
 
   ## Steps
 
-  defp pip(plan, title, arguments) do
-    from = if plan.wheels, do: ["--no-index", "--find-links", plan.wheels], else: []
-    [command | rest] = arguments
-    options = ~w(--disable-pip-version-check --no-input --progress-bar off)
-    step(plan, title, python(plan.venv), ["-m", "pip", command] ++ options ++ from ++ rest)
+  # With all of the lock's packages it is a long step, so each package is told.
+  defp pip_locked(plan, title, arguments) do
+    counter = :counters.new(1, [])
+    lock = ["--no-deps", "--require-hashes", "-r", Path.join(plan.venv, @lock)]
+    pip(plan, title, arguments ++ lock, &count(&1, counter, plan, title))
   end
 
-  defp step(plan, title, program, arguments) do
-    plan.on_progress.(%{title: title})
-    {:ok, counter} = Agent.start_link(fn -> 0 end)
-    on_line = &count(&1, counter, title, plan)
-    result = OsCommand.run(program, arguments, on_line)
-    Agent.stop(counter)
+  defp pip(plan, title, [command | arguments], on_line \\ fn _line -> :ok end) do
+    from = if plan.wheels, do: ["--no-index", "--find-links", plan.wheels], else: []
+    options = ~w(--disable-pip-version-check --no-input --progress-bar off)
+    all = ["-m", "pip", command] ++ options ++ from ++ arguments
+    step(plan, title, python(plan.venv), all, on_line)
+  end
 
-    case result do
+  defp step(plan, title, program, arguments, on_line \\ fn _line -> :ok end) do
+    plan.on_progress.(%{title: title})
+
+    case OsCommand.run(program, arguments, on_line) do
       {0, _lines} -> :ok
       {status, lines} -> {:error, failed(title, status, lines)}
     end
   end
 
-  # pip takes up each entry of a lock with one of these lines.
-  defp count(line, counter, title, plan) do
-    if String.starts_with?(line, ["Collecting ", "Ignoring "]) do
-      done = Agent.get_and_update(counter, &{&1 + 1, &1 + 1})
+  # pip takes up each package with one of these lines: it is in an index, in a folder, or not for
+  # this system.
+  defp count(line, counter, plan, title) do
+    if String.starts_with?(line, ["Collecting ", "Processing ", "Ignoring "]) do
+      :counters.add(counter, 1, 1)
       total = length(plan.names)
-      plan.on_progress.(%{title: title, done: min(done, total), total: total, unit: "package"})
+      done = min(:counters.get(counter, 1), total)
+      plan.on_progress.(%{title: title, done: done, total: total, unit: "package"})
     end
   end
 

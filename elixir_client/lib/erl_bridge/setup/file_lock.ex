@@ -44,7 +44,7 @@ defmodule ErlBridge.Setup.FileLock do
         try do
           work.()
         after
-          Port.close(port)
+          unlock(port)
         end
 
       {:error, error} ->
@@ -67,6 +67,17 @@ defmodule ErlBridge.Setup.FileLock do
       {^port, {:exit_status, _status}} ->
         {:error,
          Error.setup("#{path} cannot be locked: #{said}", "name another place with --venv")}
+    end
+  end
+
+  # Its Python may have been killed meanwhile; then there is no port, and perhaps word of its end.
+  defp unlock(port) do
+    if Port.info(port), do: Port.close(port)
+
+    receive do
+      {^port, {:exit_status, _status}} -> :ok
+    after
+      0 -> :ok
     end
   end
 end
