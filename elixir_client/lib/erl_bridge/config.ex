@@ -60,8 +60,8 @@ defmodule ErlBridge.Config do
   defstruct [:name, :bridge, :cache_ttl, :optimization, :steps]
 
   @typedoc """
-  `bridge` is what `ErlBridge.start_link/1` takes, `cache_ttl` in milliseconds, `optimization` the
-  settings with their defaults.
+  `bridge` is what `ErlBridge.start_link/1` takes, `optimization` the settings with their defaults,
+  `cache_ttl` in milliseconds; the bridge's cache has it too.
   """
   @type t :: %__MODULE__{
           name: String.t() | nil,
@@ -114,7 +114,8 @@ defmodule ErlBridge.Config do
     workflow = map |> Check.keys(["workflow"], "the configuration") |> Map.get("workflow")
     Check.keys(workflow, @workflow_keys, "workflow")
     file = settings(workflow)
-    bridge = merge(:bridge, [env, file, own])
+    ttl = last(:cache_ttl, [env, file, own])
+    bridge = :bridge |> merge([env, file, own]) |> keep_for(ttl)
     optimization = Options.validate!(merge(:optimization, [env, file, own]), :optimization)
 
     settings = %{
@@ -127,10 +128,17 @@ defmodule ErlBridge.Config do
     %__MODULE__{
       name: Check.optional(workflow, "name", "workflow", &Check.text/2),
       bridge: bridge,
-      cache_ttl: last(:cache_ttl, [%{cache_ttl: @cache_ttl}, env, file, own]),
+      cache_ttl: ttl || @cache_ttl,
       optimization: optimization,
       steps: Check.required(workflow, "steps", "workflow", &Step.parse_all(&1, &2, settings))
     }
+  end
+
+  defp keep_for(bridge, ttl) do
+    case Keyword.get(bridge, :cache, []) do
+      cache when cache == false or ttl == nil -> bridge
+      cache -> Keyword.put(bridge, :cache, Keyword.put_new(cache, :ttl, ttl))
+    end
   end
 
   # What the file says, in the shape of the options.

@@ -430,7 +430,10 @@ defmodule ErlBridge.Options do
       default: [],
       doc: "options of the bridge, as `ErlBridge.start_link/1` takes them"
     ],
-    cache_ttl: [type: :timeout, doc: "how many milliseconds an optimized program is kept"],
+    cache_ttl: [
+      type: :timeout,
+      doc: "how many milliseconds the bridge's cache keeps an optimized program"
+    ],
     optimization: [
       type: {:options, :optimization},
       default: [],
@@ -456,8 +459,8 @@ defmodule ErlBridge.Options do
         "what does the steps of a type: `%{\"type\" => fun_or_module}`, `ErlBridge.Pipeline.Handler`"
     ],
     bridge: [type: :any, doc: "a running bridge; without it one is started for the pipeline"],
-    cache: [type: :any, doc: "a running `ErlBridge.Cache` that keeps the optimized programs"],
     callbacks: Keyword.fetch!(@call, :callbacks),
+    cache_key: Keyword.fetch!(@cached, :cache_key),
     optimize_timeout: [
       type: :timeout,
       default: :infinity,
@@ -476,8 +479,8 @@ defmodule ErlBridge.Options do
       type: :module,
       doc: "the provider that answers when DSPy is not asked for or fails"
     ],
-    cache: [type: :any, doc: "a running `ErlBridge.Cache` that keeps the optimized programs"],
     callbacks: Keyword.fetch!(@call, :callbacks),
+    cache_key: Keyword.fetch!(@cached, :cache_key),
     optimize_timeout: Keyword.fetch!(@pipeline, :optimize_timeout),
     lm: [type: :any, doc: "the language model of queries that name none"]
   ]

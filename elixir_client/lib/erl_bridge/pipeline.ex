@@ -20,6 +20,10 @@ defmodule ErlBridge.Pipeline do
     * `"optimization_metrics"` - what `ErlBridge.optimize/4` says of its scores, or `nil`
     * `"duration_ms"` - how long the step took, its optimization too
 
+  An optimized program is kept in the bridge's cache. So a bridge of the application's (`:bridge`)
+  optimizes a step once, while one that is started for the pipeline does it anew, unless the cache
+  has a file.
+
   ## When a step fails
 
   A step of DSPy's that fails, also for want of a running Python, is given to the handler of its
@@ -34,7 +38,7 @@ defmodule ErlBridge.Pipeline do
   #{ErlBridge.Options.docs(:pipeline)}
   """
 
-  alias ErlBridge.{Config, Error, Optimization, Options}
+  alias ErlBridge.{Config, Error, Options}
   alias ErlBridge.Config.{Reference, Step}
   alias ErlBridge.Pipeline.Handler
 
@@ -65,13 +69,9 @@ defmodule ErlBridge.Pipeline do
     with {:ok, config} <- config(source, options.config),
          :ok <- each(config.steps, &check_handler(&1, options.handlers)),
          :ok <- each(config.steps, &check_inputs(&1, inputs)) do
-      run = %{
-        config: config,
-        options: options,
-        cache: options[:cache] && {options.cache, config.cache_ttl}
-      }
-
-      with_bridge(run, &run_steps(config.steps, inputs, Map.put(run, :bridge, &1)))
+      with_bridge(config, options, fn bridge ->
+        run_steps(config.steps, inputs, %{bridge: bridge, options: options})
+      end)
     end
   end
 
@@ -118,9 +118,9 @@ defmodule ErlBridge.Pipeline do
 
   # The bridge
 
-  defp with_bridge(%{options: %{bridge: bridge}}, fun), do: fun.({:ok, bridge})
+  defp with_bridge(_config, %{bridge: bridge}, fun), do: fun.({:ok, bridge})
 
-  defp with_bridge(%{config: config}, fun) do
+  defp with_bridge(config, _options, fun) do
     if Enum.any?(config.steps, & &1.dspy?),
       do: with_own_bridge(ErlBridge.start_link(config.bridge), fun),
       else: fun.(:none)
@@ -235,10 +235,11 @@ defmodule ErlBridge.Pipeline do
     do: {:ok, step.signature, step.predict, nil}
 
   defp target(bridge, step, run) do
-    options = called(step.optimize, run) ++ [timeout: run.options.optimize_timeout]
+    cached = run.options |> Map.take([:cache_key]) |> Keyword.new()
+    options = called(step.optimize, run) ++ cached ++ [timeout: run.options.optimize_timeout]
 
     with {:ok, %{program: program, optimization_metrics: metrics}} <-
-           Optimization.run(bridge, step.signature, step.training_data, options, run.cache),
+           ErlBridge.optimize(bridge, step.signature, step.training_data, options),
          do: {:ok, program, Keyword.take(step.predict, [:lm]), metrics}
   end
 

@@ -4,10 +4,7 @@ defmodule ErlBridge.Provider do
   otherwise.
 
       defmodule MyApp.DSPyProvider do
-        use ErlBridge.Provider,
-          bridge: MyApp.Bridge,
-          cache: MyApp.Cache,
-          fallback: MyApp.ClaudeProvider
+        use ErlBridge.Provider, bridge: MyApp.Bridge, fallback: MyApp.ClaudeProvider
       end
 
       MyApp.DSPyProvider.query("I paid twice", %{
@@ -20,7 +17,8 @@ defmodule ErlBridge.Provider do
   Without `"dspy_optimization" => true` the fallback is asked. It is asked too when DSPy fails,
   whatever the reason, which is logged as a warning. Without a fallback the error is the answer.
 
-  Without a cache each query optimizes anew.
+  A program is optimized by the first query that wants it; the next ones have it from the bridge's
+  cache. With `:callbacks` that needs a `:cache_key`.
 
   ## Options of a query
 
@@ -133,7 +131,7 @@ defmodule ErlBridge.Provider do
   end
 
   defp execute(config, inputs, settings) do
-    own = Map.take(settings, [:bridge, :cache, :callbacks, :optimize_timeout])
+    own = Map.take(settings, [:bridge, :callbacks, :cache_key, :optimize_timeout])
     Pipeline.execute(config, [inputs: inputs] ++ Keyword.new(own))
   end
 

@@ -52,11 +52,19 @@ defmodule ErlBridge.ConfigTest do
 
     options = [bridge: [max_retries: 4], optimization: [enabled: true], lm: "openai/gpt"]
     assert {:ok, config} = parse(workflow, options)
-    assert Enum.sort(config.bridge) == [max_retries: 4, pool_size: 2, timeout: 3]
+
+    assert Enum.sort(config.bridge) ==
+             [cache: [ttl: 500], max_retries: 4, pool_size: 2, timeout: 3]
+
     assert config.cache_ttl == 500
     assert %{enabled: true, max_demos: 2, seed: 3} = config.optimization
     assert [%{predict: [lm: "openai/gpt"]}] = config.steps
     assert {:ok, %{cache_ttl: 9}} = parse(workflow, cache_ttl: 9)
+
+    for {cache, kept} <- [{false, false}, {[file: "a"], [ttl: 500, file: "a"]}] do
+      assert {:ok, config} = parse(workflow, bridge: [cache: cache])
+      assert config.bridge[:cache] == kept
+    end
   end
 
   test "the innermost language model is taken" do
@@ -207,7 +215,10 @@ defmodule ErlBridge.ConfigTest do
 
     assert {:ok, config} = Config.load(path)
     assert %{name: "tickets", cache_ttl: 3_600_000} = config
-    assert Enum.sort(config.bridge) == [max_retries: 3, pool_size: 3, timeout: 30_000]
+
+    assert Enum.sort(config.bridge) ==
+             [cache: [ttl: 3_600_000], max_retries: 3, pool_size: 3, timeout: 30_000]
+
     assert [%{training_data: [%{"text" => "I paid twice", "queue" => "billing"}]}] = config.steps
 
     File.write!(path, "workflow: {steps: 1}")

@@ -6,7 +6,7 @@ defmodule ErlBridge.PipelineTest do
 
   import ErlBridge.Live, only: [tmp_dir: 1]
 
-  alias ErlBridge.{Cache, Config, Error, Live, Pipeline}
+  alias ErlBridge.{Config, Error, Live, Pipeline}
 
   @moods ["happy", "sad"]
   @rows for {mood, words} <- [
@@ -157,16 +157,17 @@ defmodule ErlBridge.PipelineTest do
     assert request =~ "why?" and request =~ "$1"
   end
 
-  test "a cache keeps the program", %{bridge: bridge} do
-    cache = start_supervised!(Cache)
-    options = [bridge: bridge, cache: cache, inputs: %{sentence: "tears"}]
+  test "a bridge keeps the program, with callbacks by their key" do
+    bridge = Live.start!(preload: true)
+    options = [bridge: bridge, inputs: %{sentence: "tears"}]
+    callbacks = [callbacks: %{score: fn _example, _prediction -> true end}]
 
-    for _twice <- 1..2 do
+    for more <- [[], [], callbacks, callbacks ++ [cache_key: 1], callbacks ++ [cache_key: 1]] do
       assert {:ok, %{"dspy_step" => %{"dspy_optimization_applied" => true}}} =
-               Pipeline.execute(workflow([@step]), options)
+               Pipeline.execute(workflow([@step]), more ++ options)
     end
 
-    assert {:ok, %{misses: 1, hits: 1}} = Cache.stats(cache)
+    assert {:ok, %{misses: 2, hits: 2}} = ErlBridge.cache_stats(bridge)
   end
 
   # A field of the rows' that is not there: Python refuses the optimization.
