@@ -40,6 +40,7 @@ def check(data: bytes) -> None:
         (term,) = decoded
         written = _agreed("encode", term)
         assert written, f"{term!r:.500} is decoded but not encoded"
+        assert_written_into(term, written[0], chosen)
         (again,) = _agreed("decode", written[0], **{**options, "limits": most})
         assert_same(again, term)
         _agreed("encode", term, max_depth=chosen % 3)
@@ -55,6 +56,15 @@ def _agreed(name: str, value: Any, **options: Any) -> list[Any]:
         return []
     assert_same(got, expected)
     return [got]
+
+
+def assert_written_into(term: Any, data: bytes, length: int) -> None:
+    """Both cores write the term in the middle of a buffer as they do for itself."""
+    for core in _cores():
+        buffer, offset = bytearray(b"\x55" * length), length // 2
+        end = core.encode_into(term, buffer, offset)
+        assert buffer[:end] == b"\x55" * offset + data
+        assert len(buffer) == max(length, end)
 
 
 def _cores() -> tuple[Any, Any]:

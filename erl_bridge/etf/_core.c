@@ -154,8 +154,8 @@ static PyObject *encode_into_quickly(State *state, PyObject *const *arguments, P
     return encode_with(state, values, &given, outcome);
 }
 
-/* After the quick way gave up: the pure-Python function with the same arguments; `again` is the one that takes what hooks
-   gave already as well. */
+/* After the quick way gave up: the pure-Python function with the same arguments; `again` is the one that also takes what
+   hooks gave already. */
 static PyObject *encode_slowly(PyObject *function, PyObject *again, EncodeOutcome *outcome, PyObject *const *arguments,
                                Py_ssize_t positional, PyObject *keywords)
 {

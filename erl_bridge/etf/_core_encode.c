@@ -1,7 +1,8 @@
 /* From Python values to the external term format, as encoder.py does it, which says what is right.
 
-   Bytes go into one buffer, which is the caller's bytearray where there is one. Open containers are a stack of frames, so nothing recurses. The commonest types are written
-   here; for others the tables of encoder.py are asked, which know how to write a leaf or open a container.
+   Bytes go into one buffer, which is the caller's bytearray where there is one. Open containers are a stack of frames, so
+   nothing recurses. The commonest types are written here; for others the tables of encoder.py are asked, which know how
+   to write a leaf or open a container.
 
    A container could change while Python code runs (`default`, or another thread). So before any Python code is called
    the open containers are replaced by copies of what is still to be written of them (`freeze`); where none is called
