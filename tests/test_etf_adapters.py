@@ -235,8 +235,12 @@ def test_the_options_are_those_of_the_other_backends(name: str) -> None:
         codec.encode([[[None]]], max_depth=2)
     with pytest.raises(DecodeError, match="max_terms"):
         codec.decode(codec.encode(term), limits=Limits(max_terms=9))
-    with pytest.raises(ValueError, match="binaries is"):
-        codec.decode(b"\x83a\1", binaries="text")
+    for binaries in ("text", "memoryview"):
+        with pytest.raises(ValueError, match="binaries is"):
+            codec.decode(b"\x83a\1", binaries=binaries)
+    buffer = bytearray(b"head")
+    assert codec.encode_into(term, buffer, 4) == len(buffer)
+    assert buffer == b"head" + codec.encode(term)
 
 
 # -- refusals --------------------------------------------------------------------------------------------------
