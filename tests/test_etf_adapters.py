@@ -127,10 +127,9 @@ def word(codec: backends.Backend, values: list[Any]) -> str:
 
 def table() -> dict[str, dict[str, str]]:
     """The table of docs/codec.md: by kind of term and backend."""
-    lines = [line for line in DOCS.read_text().splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    (head,) = (row for row in rows if row[0] == "terms")
-    body = rows[rows.index(head) + 2 :]
+    (section,) = (part for part in DOCS.read_text().split("\n## ") if part.startswith("What each carries\n"))
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {row[0]: dict(zip([name.strip("`") for name in head[1:]], row[1:], strict=True)) for row in body}
 
 
