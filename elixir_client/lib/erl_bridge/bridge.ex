@@ -48,10 +48,10 @@ defmodule ErlBridge.Bridge do
   """
   @spec stop(GenServer.server()) :: :ok
   def stop(bridge) do
-    with {:ok, route} <- Route.lookup(bridge),
-         {:ok, workers} <- Pool.status(route),
-         pid when is_pid(pid) <- GenServer.whereis(bridge) do
-      os_pids = for %{os_pid: os_pid} when is_integer(os_pid) <- workers, do: os_pid
+    pid = GenServer.whereis(bridge)
+
+    if is_pid(pid) and :proc_lib.translate_initial_call(pid) == {:supervisor, __MODULE__, 1} do
+      os_pids = os_pids(bridge)
       Supervisor.stop(pid)
       for os_pid <- os_pids, OsProcess.alive?(os_pid), do: OsProcess.signal(os_pid, "KILL")
     end
@@ -59,6 +59,16 @@ defmodule ErlBridge.Bridge do
     :ok
   catch
     :exit, _gone_already -> :ok
+  end
+
+  # None where the pool is just being started anew: then it has no workers either.
+  defp os_pids(bridge) do
+    with {:ok, route} <- Route.lookup(bridge),
+         {:ok, workers} <- Pool.status(route) do
+      for %{os_pid: os_pid} when is_integer(os_pid) <- workers, do: os_pid
+    else
+      {:error, _not_running} -> []
+    end
   end
 
   @impl true

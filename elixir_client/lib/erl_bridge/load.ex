@@ -44,11 +44,11 @@ defmodule ErlBridge.Load do
     :atomics.sub(load, @bytes, bytes)
   end
 
-  @doc "Notes that Python has answered something."
+  @doc "Notes that Python has answered a request that was counted."
   @spec note_answer(t) :: :ok
   def note_answer(load), do: :atomics.add(load, @answered, 1)
 
-  @doc "How often Python has answered."
+  @doc "How many requests that were counted Python has answered."
   @spec answers(t) :: non_neg_integer
   def answers(load), do: :atomics.get(load, @answered)
 

@@ -19,7 +19,7 @@ defmodule ErlBridge.Request do
   @typedoc "A request under way; only the process that started it can await it."
   @type t :: %__MODULE__{
           route: Route.t(),
-          encoded: Protocol.encoded(),
+          encoded: Protocol.encoded() | nil,
           bytes: pos_integer,
           options: map,
           timeout: timeout,
@@ -97,7 +97,7 @@ defmodule ErlBridge.Request do
         {worker, reply_to} ->
           request = %__MODULE__{
             route: route,
-            encoded: [],
+            encoded: nil,
             bytes: 0,
             options: options,
             timeout: options.timeout,
@@ -214,6 +214,12 @@ defmodule ErlBridge.Request do
     with {:ok, {worker, _load}, bytes} <- reserve(request, reserve) do
       {:ok, send_to(request, worker, bytes, &{:request, &1, body(request)})}
     end
+  end
+
+  # A worker that is gone has nothing left to cancel.
+  defp send_again(%{encoded: nil} = request) do
+    forget(request)
+    {:done, {:ok, %{cancelled: false}}}
   end
 
   # Through the pool, which learns of the end of a worker as we did.

@@ -216,8 +216,13 @@ defmodule ErlBridge.Worker do
   defp tidy(%{post: %{load: load}} = state) do
     idle? = Inflight.idle?(state.inflight) and Load.requests(load) > 0
     answers = Load.answers(load)
-    if idle? and state.idle_at == answers, do: Load.clear(load)
+    if idle? and state.idle_at == answers, do: forget_load(state.post)
     %{state | idle_at: if(idle?, do: answers)}
+  end
+
+  defp forget_load(post) do
+    Load.clear(post.load)
+    tell_waiting(post)
   end
 
   # Frames
@@ -265,13 +270,15 @@ defmodule ErlBridge.Worker do
   defp refuse(%{reply_to: reply_to}), do: send(reply_to, {reply_to, :not_taken})
 
   defp make_room(%{load: load} = post, request) do
-    Load.note_answer(load)
-
     with %{bytes: bytes} when is_integer(bytes) <- request do
+      # Not of health checks, which come between any two looks at an idle worker.
+      Load.note_answer(load)
       Load.give_back(load, bytes)
-      if :atomics.get(post.waiting, 1) > 0, do: send(post.pool, :room)
+      tell_waiting(post)
     end
   end
+
+  defp tell_waiting(post), do: if(:atomics.get(post.waiting, 1) > 0, do: send(post.pool, :room))
 
   # Functions that Python calls
 
@@ -354,7 +361,9 @@ defmodule ErlBridge.Worker do
       message ->
         message |> handle_info(state) |> elem_state() |> drain_until(deadline)
     after
-      max(deadline - System.monotonic_time(:millisecond), 0) -> Python.kill(python)
+      max(deadline - System.monotonic_time(:millisecond), 0) ->
+        Python.kill(python)
+        refuse_unsent()
     end
   end
 

@@ -2,7 +2,7 @@ defmodule ErlBridge.ChaosTest do
   @moduledoc "What nobody hopes for, at the worst moment: nothing may hang, leak or be answered wrongly."
   use ExUnit.Case, async: true
 
-  alias ErlBridge.{Live, OsProcess, Route}
+  alias ErlBridge.{Error, Live, OsProcess, Route}
 
   @moduletag :capture_log
 
@@ -51,6 +51,130 @@ defmodule ErlBridge.ChaosTest do
       await(fn -> not OsProcess.alive?(suspended) end)
       assert [^kept] = await_all_up(bridge, 1)
     end
+  end
+
+  describe "a request that waits" do
+    test "gets one answer where it is granted room and cancelled at once" do
+      bridge = Live.start!(max_in_flight: 1)
+      waiting = hold(bridge)
+      test = self()
+
+      queued =
+        Task.async(fn ->
+          result = ErlBridge.call(bridge, :echo, %{}, id: :queued)
+          send(test, {:mailbox, Live.mailbox()})
+          result
+        end)
+
+      await_queue(bridge, 1)
+      :erlang.suspend_process(queued.pid)
+      assert {:ok, true} = ErlBridge.cancel(bridge, :queued)
+      assert {:ok, true} = ErlBridge.cancel(bridge, :held)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      await_queue(bridge, 0)
+      :erlang.resume_process(queued.pid)
+
+      assert {:error, %Error{type: :cancelled}} = Task.await(queued)
+      assert_receive {:mailbox, []}
+      await_idle(bridge)
+    end
+
+    test "gets the room that callers took who died before they sent" do
+      bridge = Live.start!(max_in_flight: 1, health_interval: 10)
+      {:ok, route} = Route.lookup(bridge)
+      assert {:ok, _worker} = Route.take(route, :any, 1)
+
+      assert {:ok, %{}} = ErlBridge.call(bridge, :echo, %{})
+      await_idle(bridge)
+    end
+  end
+
+  test "a request whose worker is gone is not there to be cancelled" do
+    bridge = Live.start!()
+    {:ok, request} = ErlBridge.async(bridge, :wait, %{}, metadata: %{"label" => "gone"})
+    monitor = Process.monitor(request.worker)
+    Process.exit(request.worker, :kill)
+    worker = request.worker
+    assert_receive {:DOWN, ^monitor, :process, ^worker, :killed}
+
+    assert {:ok, false} = ErlBridge.cancel(bridge, request)
+
+    assert {:error, %Error{type: :process_crashed, context: %{worker: ^worker}}} =
+             ErlBridge.await(request)
+
+    assert Live.mailbox() == []
+    await_idle(bridge)
+  end
+
+  test "a bridge is stopped also while it starts anew" do
+    bridge = Live.start!()
+    monitor = Process.monitor(bridge)
+    os_pid = Live.os_pid(bridge)
+    Process.exit(pool(bridge), :kill)
+
+    assert :ok = ErlBridge.stop(bridge)
+    assert_receive {:DOWN, ^monitor, :process, ^bridge, :normal}
+    await(fn -> not OsProcess.alive?(os_pid) end)
+    assert :ok = ErlBridge.stop(bridge)
+    assert :ok = ErlBridge.stop(self())
+  end
+
+  for part <- [:pool, :worker, :supervisor] do
+    test "a bridge survives the death of its #{part}" do
+      bridge = Live.start!(pool_size: 2, shutdown_timeout: 500)
+      await_all_up(bridge, 2)
+
+      calls =
+        for n <- 1..50,
+            do: Task.async(fn -> {n, ErlBridge.call(bridge, :double, %{"n" => n})} end)
+
+      Process.exit(part(bridge, unquote(part)), :kill)
+
+      for {n, result} <- Task.await_many(calls, 40_000), do: assert_answer(result, 2 * n)
+      await(fn -> ErlBridge.ping(bridge) == {:ok, %{}} end)
+      await_all_up(bridge, 2)
+      await_idle(bridge)
+    end
+  end
+
+  defp part(bridge, :pool), do: pool(bridge)
+  defp part(bridge, :supervisor), do: GenServer.whereis(ErlBridge.Worker.supervisor(bridge))
+
+  defp part(bridge, :worker) do
+    {:ok, %Route{workers: {{worker, _load}, _other}}} = Route.lookup(bridge)
+    worker
+  end
+
+  defp assert_answer({:ok, answer}, expected), do: assert(answer == expected)
+  defp assert_answer(failed, _expected), do: assert({:error, %Error{}} = failed)
+
+  defp hold(bridge) do
+    test = self()
+    on_event = fn _event -> send(test, :held) end
+
+    task =
+      Task.async(fn ->
+        ErlBridge.call(bridge, :wait, %{},
+          id: :held,
+          on_event: on_event,
+          metadata: %{"label" => "held"}
+        )
+      end)
+
+    assert_receive :held
+    task
+  end
+
+  defp await_queue(bridge, length) do
+    {:ok, route} = Route.lookup(bridge)
+    await(fn -> :atomics.get(route.waiting, 1) == length end)
+  end
+
+  defp await_idle(bridge) do
+    await(fn ->
+      with {:ok, workers} <- ErlBridge.workers(bridge),
+           do: Enum.all?(workers, &(&1.in_flight == 0))
+    end)
   end
 
   defp large, do: :binary.copy("x", 1_000_000)
