@@ -6,6 +6,159 @@ defmodule ErlBridge.ChaosTest do
 
   @moduletag :capture_log
 
+  @seconds String.to_integer(System.get_env("CHAOS_SECONDS", "6"))
+  @callers 200
+
+  for {name, options} <- [once: [max_retries: 0], retried: [idempotent: true, max_retries: 3]] do
+    @tag timeout: (@seconds + 120) * 1_000
+    test "a storm, each request #{name}: each caller gets its answer or one error, and nothing is left" do
+      seed = String.to_integer(System.get_env("CHAOS_SEED", "#{:rand.uniform(1_000_000)}"))
+      IO.puts("\nchaos: CHAOS_SECONDS=#{@seconds} CHAOS_SEED=#{seed}")
+      :rand.seed(:exsss, seed)
+      options = [timeout: 5_000] ++ unquote(options)
+
+      bridge =
+        Live.start!(
+          pool_size: 3,
+          health_interval: 200,
+          health_timeout: 300,
+          shutdown_timeout: 1_000,
+          circuit_breaker: false
+        )
+
+      os_pids = await_all_up(bridge, 3)
+      until = now() + div(@seconds * 1_000, 2)
+
+      callers =
+        for n <- 1..@callers do
+          Task.async(fn ->
+            :rand.seed(:exsss, {seed, n, 0})
+            keep_asking(bridge, n, options, until, %{})
+          end)
+        end
+
+      seen = harm(bridge, until, MapSet.new(os_pids))
+
+      counts =
+        callers
+        |> Task.await_many(:infinity)
+        |> Enum.reduce(&Map.merge(&1, &2, fn _k, a, b -> a + b end))
+
+      assert counts[:ok] > 0
+      assert :ok = ErlBridge.resize(bridge, 3)
+      left = await_all_up(bridge, 3)
+      await_idle(bridge)
+      await_queue(bridge, 0)
+      await_workers(bridge, 3)
+      for os_pid <- seen, os_pid not in left, do: await(fn -> not OsProcess.alive?(os_pid) end)
+      assert Registry.match(ErlBridge.Registry, {pool(bridge), :request, :_}, :_) == []
+      assert Live.mailbox() == []
+    end
+  end
+
+  defp keep_asking(bridge, n, options, until, counts) do
+    if now() < until do
+      outcome =
+        ask(
+          Enum.random([:double, :echo, :ask, :stream, :cast, :die, :cancel]),
+          bridge,
+          n,
+          options
+        )
+
+      assert Live.mailbox() == []
+      keep_asking(bridge, n, options, until, Map.update(counts, outcome, 1, &(&1 + 1)))
+    else
+      counts
+    end
+  end
+
+  defp ask(:double, bridge, n, options),
+    do: outcome(ErlBridge.call(bridge, :double, %{"n" => n}, options), 2 * n)
+
+  defp ask(:echo, bridge, n, options) do
+    payload = %{"n" => n, "x" => if(rem(n, 20) == 0, do: large(), else: "")}
+    outcome(ErlBridge.call(bridge, :echo, payload, options), payload)
+  end
+
+  # A request nested in a callback.
+  defp ask(:ask, bridge, n, options) do
+    nested = fn m -> ErlBridge.call!(bridge, :double, %{"n" => m}, timeout: 2_000) end
+    options = [callbacks: %{"nested" => nested}] ++ options
+    payload = %{"name" => "nested", "args" => [n]}
+    outcome(ErlBridge.call(bridge, :ask, payload, options), 2 * n)
+  end
+
+  defp ask(:stream, bridge, _n, _options) do
+    case bridge |> ErlBridge.stream(:count, %{"to" => 50}, timeout: 5_000) |> Enum.take(1) do
+      [{:event, %{"n" => 0}}] -> :ok
+      [{:error, %Error{type: type}}] -> type
+    end
+  end
+
+  defp ask(:cast, bridge, n, _options) do
+    with {:error, %Error{type: type}} <- ErlBridge.cast(bridge, :echo, %{"n" => n}), do: type
+  end
+
+  # The caller dies, and its request with it.
+  defp ask(:die, bridge, n, _options) do
+    {pid, monitor} =
+      spawn_monitor(fn -> ErlBridge.call(bridge, :wait, %{}, metadata: %{"label" => n}) end)
+
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^monitor, :process, ^pid, _killed}
+    :ok
+  end
+
+  defp ask(:cancel, bridge, n, _options) do
+    options = [timeout: 5_000, metadata: %{"label" => n}]
+
+    with {:ok, request} <- ErlBridge.async(bridge, :wait, %{}, options) do
+      ErlBridge.cancel(bridge, request)
+      {:error, %Error{type: type}} = ErlBridge.await(request)
+      type
+    else
+      {:error, %Error{type: type}} -> type
+    end
+  end
+
+  defp outcome({:ok, answer}, expected) do
+    assert answer == expected
+    :ok
+  end
+
+  defp outcome({:error, %Error{type: type}}, _expected), do: type
+
+  # Gives the OS processes that it has seen.
+  defp harm(bridge, until, seen) do
+    {:ok, workers} = ErlBridge.workers(bridge)
+    os_pids = for %{phase: :up, os_pid: os_pid} <- workers, do: os_pid
+    seen = Enum.into(os_pids, seen)
+
+    if now() < until do
+      harm_one(Enum.random([:kill, :stop, :stop_and_go, :resize, :roll]), bridge, os_pids)
+      Process.sleep(:rand.uniform(300))
+      harm(bridge, until, seen)
+    else
+      seen
+    end
+  end
+
+  defp harm_one(:resize, bridge, _os_pids), do: :ok = ErlBridge.resize(bridge, Enum.random(2..4))
+  defp harm_one(:roll, bridge, _os_pids), do: spawn(fn -> ErlBridge.rolling_restart(bridge) end)
+  defp harm_one(_signal, _bridge, []), do: :none_is_up
+  defp harm_one(:kill, _bridge, os_pids), do: OsProcess.signal(Enum.random(os_pids), "KILL")
+  defp harm_one(:stop, _bridge, os_pids), do: OsProcess.signal(Enum.random(os_pids), "STOP")
+
+  defp harm_one(:stop_and_go, _bridge, os_pids) do
+    os_pid = Enum.random(os_pids)
+    OsProcess.signal(os_pid, "STOP")
+    Process.sleep(:rand.uniform(200))
+    OsProcess.signal(os_pid, "CONT")
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
   describe "resize" do
     test "again before those that it started are up, and back" do
       bridge = Live.start!(pool_size: 1)
