@@ -65,6 +65,7 @@ def measure(prefix: list[str], specs: list[str], rounds: int, calls: int = 200, 
 
 
 def report(rounds: int) -> list[str]:
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         echo = str(Path(directory) / "echo")
         subprocess.run(["gcc", "-O2", "-o", echo, str(FILES / "echo.c")], check=True)
@@ -75,7 +76,8 @@ def report(rounds: int) -> list[str]:
         two = measure([TASKSET, "-c", "0"], programs, rounds, MOVE_TO="1") if len(os.sched_getaffinity(0)) > 1 else {}
         large = measure([], bulk(echo), max(rounds // 4, 1), 5)
     floor = pinned["C echo"][0]
-    lines = ["# The Port", "", f"{date.today()}, {os.cpu_count()} processors. Made by `bench/port.py`.", ""]
+    machine = f"{os.cpu_count()} processors with a load of {load:.1f} from others"
+    lines = ["# The Port", "", f"{date.today()}, {machine}. Made by `bench/port.py`.", ""]
     lines += [
         "Round trips of a map of some 300 bytes in microseconds; the ratio is to the C echo on one processor.",
         "",
