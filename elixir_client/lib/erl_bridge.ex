@@ -29,7 +29,9 @@ defmodule ErlBridge do
       {:ok, %{answer: answer}} =
         ErlBridge.predict(MyApp.Bridge, program, %{question: "What is 3+3?"}, lm: "openai/gpt-4o-mini")
 
-  The program is plain data: keep it in a database, send it to another node, use it in any bridge.
+  The program is plain data: keep it in a file (`ErlBridge.Program`) or a database, send it to
+  another node, use it in any bridge. `ErlBridge.Signature` makes such signatures shorter, and
+  `mix erl_bridge.optimize` does all that from the command line.
 
   Elixir terms go to Python and come back as native terms: integers of any size, atoms, binaries,
   tuples, maps, dates, pids. A handler of your own (`@app.handler("embed")` in Python, `app:
