@@ -11,6 +11,8 @@ defmodule ErlBridge.Stderr do
 
   use GenServer
 
+  alias ErlBridge.Reaper
+
   require Logger
 
   @kept 50
@@ -49,8 +51,12 @@ defmodule ErlBridge.Stderr do
 
   @impl true
   def init({pipe, level, name}) do
-    options = [:binary, :exit_status, :hide, {:line, @longest_line}, args: [pipe]]
-    port = Port.open({:spawn_executable, System.find_executable("cat")}, options)
+    # The name may be gone before it is read, when Python is stopped as it starts.
+    arguments = ["-c", ~S(exec cat "$1" 2>/dev/null), "stderr", pipe]
+    options = [:binary, :exit_status, :hide, {:line, @longest_line}, args: arguments]
+    port = Port.open({:spawn_executable, System.find_executable("sh")}, options)
+    # It waits for ever to open a pipe whose writer died before it had opened its own end.
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: Reaper.watch(os_pid)
     {:ok, %{port: port, level: level, name: name, lines: [], open?: true, stopping: nil}}
   end
 

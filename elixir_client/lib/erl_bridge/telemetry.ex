@@ -65,6 +65,9 @@ defmodule ErlBridge.Telemetry do
     end
   end
 
+  # An answer of `ErlBridge.Testing` may have no figures.
+  def optimization(_result, _metadata), do: :ok
+
   @doc "Whether a handler is attached to this event: if not, what only it needs need not be measured."
   @spec enabled?(event) :: boolean
   def enabled?(event) do

@@ -1,6 +1,6 @@
 defmodule ErlBridge.ChaosTest do
   @moduledoc "What nobody hopes for, at the worst moment: nothing may hang, leak or be answered wrongly."
-  use ExUnit.Case, async: true
+  use ExUnit.Case, async: false
 
   alias ErlBridge.{Error, Live, OsProcess, Route}
 

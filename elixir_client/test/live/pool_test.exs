@@ -174,7 +174,7 @@ defmodule ErlBridge.PoolTest do
   describe "health checks" do
     @tag :capture_log
     test "kill a Python that answers none and does nothing" do
-      bridge = Live.start!(health_interval: 10, health_timeout: 50)
+      bridge = Live.start!(health_interval: 10, health_timeout: 500)
       [os_pid] = await_all_up(bridge)
       waiting = wait(bridge)
       OsProcess.signal(os_pid, "STOP")
@@ -184,11 +184,11 @@ defmodule ErlBridge.PoolTest do
     end
 
     test "leave one alone that is busy" do
-      bridge = Live.start!(health_interval: 1, health_timeout: 150)
+      bridge = Live.start!(health_interval: 1, health_timeout: 400)
       [os_pid] = await_all_up(bridge)
 
       # An inline handler holds up the thread that answers health checks, for several checks' time.
-      assert {:ok, ^os_pid} = ErlBridge.call(bridge, :compute, %{"seconds" => 1.0})
+      assert {:ok, ^os_pid} = ErlBridge.call(bridge, :compute, %{"seconds" => 1.5})
     end
   end
 

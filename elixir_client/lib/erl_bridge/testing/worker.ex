@@ -50,7 +50,8 @@ defmodule ErlBridge.Testing.Worker do
       max_frame: @max_frame,
       policy: Policy.of(options),
       budget: Budget.new(options.retry_budget),
-      breaker: nil
+      breaker: nil,
+      cache: nil
     }
   end
 
