@@ -7,7 +7,7 @@ from . import etf
 from .app import Bridge, Handler
 from .context import Context
 from .errors import BridgeError, Stopped
-from .terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference, TermMap
+from .terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Record, Reference, TermMap
 from .version import VERSION
 
 __version__ = VERSION
@@ -23,6 +23,7 @@ __all__ = [
     "ImproperList",
     "Pid",
     "Port",
+    "Record",
     "Reference",
     "Stopped",
     "TermMap",

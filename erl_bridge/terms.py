@@ -251,6 +251,34 @@ class Fun(Value):
         return f"<Fun {name_of(self.module)}.{self.index}.{self.unique}/{self.arity}>"
 
 
+class Record(Value):
+    """A native record, which OTP 29 and newer have: ``#shop:item{name = "pen"}``.
+
+    ``fields`` are pairs of a name and a value, in their order; ``exported`` says whether its module exports it, which
+    the BEAM compares too.
+
+    >>> Record(Atom("shop"), Atom("item"), ((Atom("name"), "pen"),)).get("name")
+    'pen'
+    """
+
+    __slots__ = ("module", "name", "fields", "exported")
+
+    module: Name
+    name: Name
+    fields: tuple[tuple[Name, Any], ...]
+    exported: bool
+
+    def __init__(self, module: Name, name: Name, fields: tuple[tuple[Name, Any], ...], exported: bool = False) -> None:
+        self._set(module=module, name=name, fields=fields, exported=exported)
+
+    def get(self, name: str) -> Any:
+        """The value of the field of that name. Raises KeyError."""
+        for own, value in self.fields:
+            if name_of(own) == name:
+                return value
+        raise KeyError(name)
+
+
 class BitString(Value):
     """A binary whose last byte is not full: the first ``bits`` (1 to 7) of it count, the others are set to 0.
 
@@ -521,6 +549,11 @@ def _finish_map(parts: list[bytes]) -> bytes:
     return _shortened(b"m" + _pack_u32(len(pairs)) + b"".join(key + value for key, value in pairs))
 
 
+def _open_record(value: Record) -> _Opened:
+    names, values = zip(*value.fields, strict=True) if value.fields else ((), ())
+    return _sequence(b"R%c" % value.exported, [value.module, value.name, *names, *values])
+
+
 def _open_dict(value: dict[Any, Any]) -> _Opened:
     return [half for pair in value.items() for half in pair], _finish_map
 
@@ -544,4 +577,5 @@ _containers: dict[type, Callable[[Any], _Opened]] = {
     ImproperList: lambda value: _sequence(b"L", (*value.items, value.tail)),
     dict: _open_dict,
     TermMap: _open_term_map,
+    Record: _open_record,
 }

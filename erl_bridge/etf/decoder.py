@@ -22,7 +22,7 @@ from struct import Struct
 from struct import error as StructError
 
 from .. import terms
-from ..terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference
+from ..terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Record, Reference
 from . import tags
 from .errors import DecodeError
 from .limits import DEFAULT, Limits
@@ -576,6 +576,29 @@ def _fun(decoder: _Decoder, out: list[Any], pos: int, stop: int) -> Fun:
     return Fun(module, decoder.data[pos + 5], index, old_unique, data, sameness)
 
 
+_RECORD_HEAD = 6  # tag, number of fields, whether it is exported
+
+
+def _open_record(decoder: _Decoder, pos: int) -> Opened:
+    (count,) = _u32(decoder.data, pos + 1)
+    exported = decoder.data[pos + 5]
+    if exported > 1:
+        raise decoder.bad(pos, "a record that is exported (1) or not (0)", f"{exported}")
+    return 2 + 2 * count, pos + _RECORD_HEAD, lambda decoder, out, stop: (_record(decoder, out, pos), stop)
+
+
+def _record(decoder: _Decoder, out: list[Any], pos: int) -> Record:
+    count = len(out) // 2 - 1
+    module, name, *names = out[: 2 + count]
+    for one in (module, name, *names):
+        if not (isinstance(one, (Atom, bool)) or one is None):
+            raise decoder.bad(pos, "a record whose names are atoms", type(one).__name__)
+    if len(set(names)) < count:
+        raise decoder.bad(pos, "a record with each field once", "one with a field twice")
+    fields = tuple(zip(names, out[2 + count :], strict=True))
+    return Record(module, name, fields, bool(decoder.data[pos + 5]))
+
+
 def _close_root(_: _Decoder, out: list[Any], pos: int) -> Read:
     return out[0], pos
 
@@ -621,4 +644,5 @@ _CONTAINERS: dict[int, Callable[[_Decoder, int], Opened]] = {
     LIST: _open_list,
     MAP: _open_map,
     tags.NEW_FUN: _open_fun,
+    tags.RECORD: _open_record,
 }

@@ -20,7 +20,7 @@ from struct import Struct
 from struct import error as StructError
 
 from .. import terms
-from ..terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Reference, TermMap
+from ..terms import Atom, BitString, Export, Fun, ImproperList, Pid, Port, Record, Reference, TermMap
 from . import tags
 from .errors import EncodeError
 from .limits import DEFAULT, Limits
@@ -340,6 +340,18 @@ def _dict(value: dict[Any, Any]) -> Opened:
     return _pack_size(tags.MAP, len(children) // 2), children, b""
 
 
+def _record(value: Record) -> Opened:
+    names, values = zip(*value.fields, strict=True) if value.fields else ((), ())
+    opening = _pack_size(tags.RECORD, len(names)) + b"%c" % value.exported
+    return opening, (_named(value.module), _named(value.name), *map(_named, names), *values), b""
+
+
+def _named(name: Any) -> Any:
+    if isinstance(name, (Atom, bool)) or name is None:
+        return name
+    raise _Refused("a record", f"its names must be atoms, and one is {_shown(name)}")
+
+
 def _term_map(value: TermMap) -> Opened:
     return _pack_size(tags.MAP, len(value)), list(chain.from_iterable(value.items())), b""
 
@@ -366,6 +378,7 @@ _CONTAINERS: dict[type, Callable[[Any], Opened]] = {
     tuple: _tuple,
     dict: _dict,
     TermMap: _term_map,
+    Record: _record,
 }
 
 
@@ -549,6 +562,8 @@ def _segment(container: Any, children: Sequence[Any], at: int) -> str:
         key = children[at - 1]
         name = key.name if isinstance(key, Atom) else key
         return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{_shown(key)}]"
+    if isinstance(container, Record) and at >= 2 + len(container.fields):  # after the names come the values
+        return f".{terms.name_of(container.fields[at - len(children)][0])}"
     if isinstance(container, ImproperList) and at == len(container.items):
         return ".tail"
     return f"[{at}]"

@@ -8,6 +8,7 @@ from __future__ import annotations
 VERSION = 131
 COMPRESSED = 80
 
+RECORD = 67  # OTP 29, not in the guide: the number of fields, exported or not, module, name, names, values
 NEW_FLOAT = 70
 BIT_BINARY = 77
 NEW_PID = 88
