@@ -16,6 +16,7 @@ defmodule ErlBridge.ChaosTest do
       IO.puts("\nchaos: CHAOS_SECONDS=#{@seconds} CHAOS_SEED=#{seed}")
       :rand.seed(:exsss, seed)
       options = [timeout: 5_000] ++ unquote(options)
+      before = node_size()
 
       bridge =
         Live.start!(
@@ -53,7 +54,22 @@ defmodule ErlBridge.ChaosTest do
       for os_pid <- seen, os_pid not in left, do: await(fn -> not OsProcess.alive?(os_pid) end)
       assert Registry.match(ErlBridge.Registry, {pool(bridge), :request, :_}, :_) == []
       assert Live.mailbox() == []
+
+      stop_supervised!(ErlBridge)
+      await(fn -> node_size().ports <= before.ports end)
+      # The test's own supervisor is left.
+      await(fn -> node_size().processes <= before.processes + 1 end)
+      Enum.each(Process.list(), &:erlang.garbage_collect/1)
+      assert node_size().memory - before.memory < 50_000_000
     end
+  end
+
+  defp node_size do
+    %{
+      ports: length(Port.list()),
+      processes: length(Process.list()),
+      memory: :erlang.memory(:total)
+    }
   end
 
   defp keep_asking(bridge, n, options, until, counts) do
