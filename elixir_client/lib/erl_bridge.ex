@@ -60,7 +60,7 @@ defmodule ErlBridge do
 
   alias ErlBridge.{Bridge, Cache, CircuitBreaker, Deadline, Error, Options, Payload, Pool}
   alias ErlBridge.{Recovery, Request, Route, Telemetry, Worker}
-  alias ErlBridge.Recovery.Policy
+  alias ErlBridge.Recovery.{Budget, Policy}
 
   @typedoc "A running bridge: its pid or its name."
   @type bridge :: GenServer.server()
@@ -471,9 +471,15 @@ defmodule ErlBridge do
       attempt(bridge, route.breaker, request_type, payload, options)
     end
 
-    with {:error, error} <- attempt.(1, timeout) do
-      recovery = recovery(route, bridge, request_type, payload, options)
-      Recovery.after_failure(error, attempt, recovery)
+    # What a failure needs is put together only then: most requests succeed.
+    case attempt.(1, timeout) do
+      {:ok, _result} = ok ->
+        Budget.deposit(route.budget)
+        ok
+
+      {:error, error} ->
+        recovery = recovery(route, bridge, request_type, payload, options)
+        Recovery.after_failure(error, attempt, recovery)
     end
   end
 

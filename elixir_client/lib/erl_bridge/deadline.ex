@@ -26,10 +26,6 @@ defmodule ErlBridge.Deadline do
   def remaining(:infinity), do: :infinity
   def remaining(deadline), do: max(deadline - now(), 0)
 
-  @doc "Whether the deadline has passed."
-  @spec passed?(t) :: boolean
-  def passed?(deadline), do: remaining(deadline) == 0
-
   @doc "The deadline a little later."
   @spec postpone(t, non_neg_integer) :: t
   def postpone(:infinity, _ms), do: :infinity

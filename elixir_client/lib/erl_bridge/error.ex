@@ -13,9 +13,14 @@ defmodule ErlBridge.Error do
     * `:strategy` - what to do about it: `:retry`, `:fallback`, `:restart_process` or `:fatal`
     * `:retry_after_ms` - how long to wait before a retry, where somebody said so
 
-  Four types are made on this side: `:process_crashed` (Python died; its exit status and last
-  lines of stderr are in the context), `:timeout_error` (no answer in time), `:not_running` and
-  `:setup_error` (the Python side is not, or not rightly, installed).
+  These types are made on this side:
+
+    * `:process_crashed` - Python died; its exit status and last lines of stderr are in the context
+    * `:timeout_error` - no answer in time, also where Python itself did not say so
+    * `:not_running` - there is no bridge, or none of its Pythons is up
+    * `:pool_exhausted` - no worker had room in time, or too many requests wait for it
+    * `:circuit_open` - the bridge's `ErlBridge.CircuitBreaker` lets no request pass
+    * `:setup_error` - the Python side is not, or not rightly, installed
 
       iex> error = ErlBridge.Error.from_wire(%{error_type: :lm_error, message: "slow down", recovery_strategy: :retry})
       iex> {error.type, error.strategy, Exception.message(error)}

@@ -71,7 +71,7 @@ defmodule ErlBridge.Request do
   @doc "Sends a request off whose reply nobody waits for."
   @spec cast(GenServer.server(), atom, map, map) :: :ok | {:error, Error.t()}
   def cast(bridge, request_type, payload, options) do
-    with {:ok, request} <- new(bridge, request_type, payload, options),
+    with {:ok, request} <- new(bridge, request_type, payload, trace(options)),
          {:ok, {worker, _load}, _bytes} <- reserve(request, &Route.reserve/5) do
       send(worker, {:cast, request.bytes, body(request)})
       :ok
@@ -191,8 +191,11 @@ defmodule ErlBridge.Request do
   defp new(bridge, request_type, payload, options) do
     with {:ok, route} <- Route.lookup(bridge) do
       timeout = Map.get(options, :timeout, route.timeout)
+      deadline = Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
       encoded = Protocol.encode(request_type, payload)
-      bytes = Protocol.frame_size(Protocol.body(encoded, metadata(options, :infinity)))
+      # The time that is left when it is sent is less, and takes no more bytes.
+      longest = metadata(options, Deadline.remaining(deadline))
+      bytes = Protocol.frame_size(Protocol.body(encoded, longest))
 
       request = %__MODULE__{
         route: route,
@@ -200,11 +203,10 @@ defmodule ErlBridge.Request do
         bytes: bytes,
         options: options,
         timeout: timeout,
-        deadline: Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
+        deadline: deadline
       }
 
-      # The time that is left is not in it yet.
-      if bytes + 32 > route.max_frame,
+      if bytes > route.max_frame,
         do: {:error, Error.too_large(bytes, route.max_frame)},
         else: {:ok, request}
     end

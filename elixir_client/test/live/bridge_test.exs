@@ -121,7 +121,7 @@ defmodule ErlBridge.BridgeTest do
 
     test "stop cancels what does not finish in time" do
       bridge = Live.start!(shutdown_timeout: 50)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
 
       assert :ok = ErlBridge.stop(bridge)
       assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
@@ -139,7 +139,7 @@ defmodule ErlBridge.BridgeTest do
     test "kill -9 of Python: all in flight get :process_crashed, and the bridge starts it anew" do
       bridge = Live.start!(name: :killed)
       os_pid = Live.os_pid(:killed)
-      waiting = for _n <- 1..5, do: wait(:killed)
+      waiting = for _n <- 1..5, do: Live.wait(:killed)
 
       log =
         capture_log(fn ->
@@ -294,26 +294,5 @@ defmodule ErlBridge.BridgeTest do
     script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
     watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])
     assert_receive {^watcher, {:exit_status, 0}}
-  end
-
-  # A request that is under way in Python and does not end by itself.
-  defp wait(bridge, options \\ []) do
-    test = self()
-
-    task =
-      Task.async(fn ->
-        on_event = fn _event -> send(test, {:waiting, self()}) end
-
-        ErlBridge.call(
-          bridge,
-          :wait,
-          %{},
-          [on_event: on_event, metadata: %{"label" => "w"}] ++ options
-        )
-      end)
-
-    pid = task.pid
-    assert_receive {:waiting, ^pid}
-    task
   end
 end

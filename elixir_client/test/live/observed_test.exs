@@ -3,6 +3,7 @@ defmodule ErlBridge.ObservedTest do
   use ExUnit.Case, async: true
 
   alias ErlBridge.{Error, Live, OsProcess, Telemetry, TraceContext}
+  alias ErlBridge.Recovery.Budget
 
   @signature "question -> answer"
   @rows [%{"question" => "2+2", "answer" => "4"}, %{"question" => "3+3", "answer" => "6"}]
@@ -102,6 +103,15 @@ defmodule ErlBridge.ObservedTest do
   end
 
   describe "recovery" do
+    test "may retry more when requests succeed" do
+      bridge = Live.start!(retry_budget: [share: 1, min_per_second: 1, burst: 5])
+      {:ok, %{budget: budget}} = ErlBridge.Route.lookup(bridge)
+      for _token <- 1..5, do: assert(Budget.withdraw(budget))
+
+      for _n <- 1..3, do: {:ok, _} = ErlBridge.call(bridge, :echo, %{})
+      for _token <- 1..3, do: assert(Budget.withdraw(budget))
+    end
+
     @tag :capture_log
     test "sends a request that may be repeated again when Python died" do
       bridge = Live.start!()

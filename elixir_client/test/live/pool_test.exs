@@ -8,7 +8,7 @@ defmodule ErlBridge.PoolTest do
     test "each is a Python of its own, and requests go to the one with the least to do" do
       bridge = Live.start!(pool_size: 2)
       [first, second] = await_all_up(bridge)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
 
       assert [%{in_flight: 1}, %{in_flight: 0}] = workers(bridge)
       assert {:ok, ^second} = os_pid(bridge)
@@ -35,8 +35,8 @@ defmodule ErlBridge.PoolTest do
     test "one that dies costs what it had in flight and nothing else" do
       bridge = Live.start!(pool_size: 2)
       [first, second] = await_all_up(bridge)
-      on_first = wait(bridge)
-      on_second = wait(bridge)
+      on_first = Live.wait(bridge)
+      on_second = Live.wait(bridge)
       OsProcess.signal(first, "KILL")
 
       assert {:error, %Error{type: :process_crashed}} = Task.await(on_first)
@@ -49,7 +49,7 @@ defmodule ErlBridge.PoolTest do
     test "an id is one for all workers" do
       bridge = Live.start!(pool_size: 2)
       await_all_up(bridge)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
 
       assert {:error, %Error{type: :invalid_request}} =
                ErlBridge.call(bridge, :echo, %{}, id: waiting.pid)
@@ -61,7 +61,7 @@ defmodule ErlBridge.PoolTest do
   describe "the queue" do
     test "takes what no worker has room for, and gives it room when there is" do
       bridge = Live.start!(max_in_flight: 1)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
       queued = for n <- 1..5, do: Task.async(fn -> ErlBridge.call(bridge, :echo, %{"n" => n}) end)
       await_queue(bridge, 5)
 
@@ -72,7 +72,7 @@ defmodule ErlBridge.PoolTest do
 
     test "has an end" do
       bridge = Live.start!(max_in_flight: 1, max_queue: 1)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
       queued = Task.async(fn -> ErlBridge.call(bridge, :echo, %{}) end)
       await_queue(bridge, 1)
 
@@ -86,7 +86,7 @@ defmodule ErlBridge.PoolTest do
 
     test "is waited in for so long and no longer" do
       bridge = Live.start!(max_in_flight: 1, queue_timeout: 1)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
 
       assert {:error, %Error{type: :pool_exhausted}} = ErlBridge.call(bridge, :echo, %{})
       await_queue(bridge, 0)
@@ -97,7 +97,7 @@ defmodule ErlBridge.PoolTest do
 
     test "is left by a caller that dies, and by a request that is cancelled" do
       bridge = Live.start!(max_in_flight: 1)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
       {dying, monitor} = spawn_monitor(fn -> ErlBridge.call(bridge, :echo, %{}) end)
       cancelled = Task.async(fn -> ErlBridge.call(bridge, :echo, %{}, id: :queued) end)
       await_queue(bridge, 2)
@@ -116,7 +116,7 @@ defmodule ErlBridge.PoolTest do
 
     test "is no obstacle to a health check" do
       bridge = Live.start!(max_in_flight: 1)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
 
       assert {:ok, :healthy} = ErlBridge.health_check(bridge)
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
@@ -127,7 +127,7 @@ defmodule ErlBridge.PoolTest do
       large = %{"large" => :binary.copy("x", 10_000)}
 
       assert {:ok, ^large} = ErlBridge.call(bridge, :echo, large)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
       queued = Task.async(fn -> ErlBridge.call(bridge, :echo, large) end)
       await_queue(bridge, 1)
 
@@ -176,7 +176,7 @@ defmodule ErlBridge.PoolTest do
     test "kill a Python that answers none and does nothing" do
       bridge = Live.start!(health_interval: 10, health_timeout: 500)
       [os_pid] = await_all_up(bridge)
-      waiting = wait(bridge)
+      waiting = Live.wait(bridge)
       OsProcess.signal(os_pid, "STOP")
 
       assert {:error, %Error{type: :process_crashed}} = Task.await(waiting)
@@ -274,25 +274,5 @@ defmodule ErlBridge.PoolTest do
 
   defp await_ended(os_pids) do
     if Enum.any?(os_pids, &OsProcess.alive?/1), do: await_ended(os_pids)
-  end
-
-  # A request that is under way in Python, known by its task's pid, and does not end by itself.
-  defp wait(bridge) do
-    test = self()
-
-    task =
-      Task.async(fn ->
-        on_event = fn _event -> send(test, {:waiting, self()}) end
-
-        ErlBridge.call(bridge, :wait, %{},
-          id: self(),
-          on_event: on_event,
-          metadata: %{"label" => "w"}
-        )
-      end)
-
-    pid = task.pid
-    assert_receive {:waiting, ^pid}
-    task
   end
 end

@@ -89,7 +89,7 @@ defmodule ErlBridge.RequestTest do
     end
 
     test "a request that takes long holds up no other" do
-      waiting = wait(id: :long)
+      waiting = Live.wait(@bridge, id: :long)
 
       assert {:ok, :healthy} = ErlBridge.health_check(@bridge)
       assert ErlBridge.ping!(@bridge, %{n: 1}) == %{n: 1}
@@ -133,7 +133,7 @@ defmodule ErlBridge.RequestTest do
 
   describe "cancelling" do
     test "by id, from another process" do
-      waiting = wait(id: {:job, 1})
+      waiting = Live.wait(@bridge, id: {:job, 1})
 
       assert {:ok, true} = ErlBridge.cancel(@bridge, {:job, 1})
       assert {:error, %Error{type: :cancelled, strategy: :fatal}} = Task.await(waiting)
@@ -152,7 +152,7 @@ defmodule ErlBridge.RequestTest do
     end
 
     test "an id may be in flight once" do
-      waiting = wait(id: :once)
+      waiting = Live.wait(@bridge, id: :once)
 
       assert {:error, %Error{type: :invalid_request} = error} =
                ErlBridge.call(@bridge, :echo, %{}, id: :once)
@@ -165,7 +165,7 @@ defmodule ErlBridge.RequestTest do
     end
 
     test "a caller that dies cancels its request" do
-      waiting = wait(metadata: %{"label" => "caller died"})
+      waiting = Live.wait(@bridge, metadata: %{"label" => "caller died"})
       Task.shutdown(waiting, :brutal_kill)
 
       assert_stopped("caller died")
@@ -264,22 +264,6 @@ defmodule ErlBridge.RequestTest do
 
   test "a handler that runs in a process of its own" do
     assert {:ok, 42} = ErlBridge.call(@bridge, :double, %{"n" => 21})
-  end
-
-  # A request that is under way in Python and does not end by itself.
-  defp wait(options) do
-    test = self()
-
-    task =
-      Task.async(fn ->
-        on_event = fn _event -> send(test, {:waiting, self()}) end
-        options = Keyword.merge([on_event: on_event, metadata: %{"label" => "wait"}], options)
-        ErlBridge.call(@bridge, :wait, %{}, options)
-      end)
-
-    pid = task.pid
-    assert_receive {:waiting, ^pid}
-    task
   end
 
   # Python tells of each request that was stopped, once, in the order in which they were.

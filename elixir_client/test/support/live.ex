@@ -6,6 +6,7 @@ defmodule ErlBridge.Live do
   it or keep it busy.
   """
 
+  import ExUnit.Assertions
   import ExUnit.Callbacks
 
   @shared ErlBridge.Live.Shared
@@ -56,6 +57,25 @@ defmodule ErlBridge.Live do
     File.mkdir_p!(path)
     on_exit(fn -> File.rm_rf!(path) end)
     %{tmp_dir: path}
+  end
+
+  @doc """
+  A task whose request is under way in Python, known by the task's pid, and does not end by itself.
+  """
+  @spec wait(ErlBridge.bridge(), keyword) :: Task.t()
+  def wait(bridge, options \\ []) do
+    test = self()
+
+    task =
+      Task.async(fn ->
+        on_event = fn _event -> send(test, {:waiting, self()}) end
+        usual = [id: self(), on_event: on_event, metadata: %{"label" => "wait"}]
+        ErlBridge.call(bridge, :wait, %{}, Keyword.merge(usual, options))
+      end)
+
+    pid = task.pid
+    assert_receive {:waiting, ^pid}
+    task
   end
 
   @doc "The messages that lie in this process's mailbox."

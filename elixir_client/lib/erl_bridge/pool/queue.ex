@@ -48,12 +48,6 @@ defmodule ErlBridge.Pool.Queue do
     end
   end
 
-  @doc "The reference of the first entry for which `fun` is true; `nil` when there is none."
-  @spec find(t, (term -> boolean)) :: reference | nil
-  def find(%__MODULE__{order: order}, fun) do
-    Enum.find_value(:gb_trees.values(order), fn {ref, entry} -> fun.(entry) && ref end)
-  end
-
   @doc """
   Offers the entries in their order: `fun` gives `{:ok, value}` to take one out, `:skip` to leave
   it, `:stop` to leave it and all behind it.

@@ -41,7 +41,9 @@ defmodule ErlBridge.Telemetry.Summary do
     :resource_exhausted,
     :python_runtime_error,
     :process_crashed,
-    :not_running
+    :not_running,
+    :pool_exhausted,
+    :circuit_open
   ]
 
   @times [:duration, :queue_time, :encode_time, :python_time, :decode_time]
