@@ -15,7 +15,7 @@ PACKAGE = Path(erl_bridge.__file__).parent
 
 # Each layer may import those before it, and modules of its own layer.
 LAYERS = [
-    ["values", "errors", "version"],
+    ["values", "errors", "version", "home"],
     ["terms"],
     ["etf", "vocabulary", "refusals", "framing", "timers", "lanes", "logs"],
     ["validation", "error_map", "messages", "context", "arguments"],
