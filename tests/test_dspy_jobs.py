@@ -13,6 +13,7 @@ from test_dspy_support import CHARACTERS, LOCAL, Client, atoms, character_names
 from erl_bridge import etf
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, OptimizationError, Stopped
 from erl_bridge.handlers.dspy import jobs
+from erl_bridge.handlers.dspy import predict as predicting
 from erl_bridge.handlers.dspy.progress import INTERVAL, Progress
 from erl_bridge.handlers.dspy.run import Run
 from erl_bridge.terms import Atom
@@ -37,7 +38,7 @@ def evaluate(client: Client | None = None, **changes: Any) -> Any:
 
 def predict(client: Client | None = None, **changes: Any) -> Any:
     payload = {"signature": CHARACTERS, "inputs": {"name": "DIGIT ONE"}, "lm": LOCAL, **changes}
-    return jobs.predict(payload, (client or Client()).context)
+    return predicting.predict(payload, (client or Client()).context)
 
 
 def pairs(*rows: tuple[Any, Any]) -> list[dict[str, Any]]:
@@ -473,7 +474,7 @@ def test_what_does_not_fit_is_refused_before_any_work(run: Any, changes: dict[st
     assert client.calls == []
 
 
-@pytest.mark.parametrize("run", [jobs.optimize_signature, jobs.evaluate_pipeline, jobs.predict])
+@pytest.mark.parametrize("run", [jobs.optimize_signature, jobs.evaluate_pipeline, predicting.predict])
 def test_a_payload_needs_its_keys(run: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^payload: the required key \w+ is missing$"):
         run({}, Client().context)

@@ -18,7 +18,7 @@ from dspy.utils import exceptions as dspy_errors
 from test_dspy_support import LOCAL, Client
 
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, LanguageModelError, OptimizationError
-from erl_bridge.handlers.dspy import jobs, models
+from erl_bridge.handlers.dspy import jobs, models, predict
 from erl_bridge.handlers.dspy.errors import translate, translate_optimizer
 from erl_bridge.handlers.dspy.nearest_demo import respond
 from erl_bridge.handlers.dspy.redact import RedactingFilter, redact
@@ -96,7 +96,7 @@ def serve() -> Iterator[Any]:
 
 def ask(lm: Any, **changes: Any) -> Any:
     payload = {"signature": QA, "inputs": {"question": "Is it?"}, "lm": lm, **changes}
-    return jobs.predict(payload, Client().context)
+    return predict.predict(payload, Client().context)
 
 
 # -- a provider -------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def local(signature: str, demos: list[dict[str, Any]], **inputs: Any) -> Any:
         "signature": {"input_fields": fields[0], "output_fields": fields[1]},
         "demos": demos,
     }
-    return jobs.predict({"program": program, "inputs": inputs, "lm": LOCAL}, Client().context)
+    return predict.predict({"program": program, "inputs": inputs, "lm": LOCAL}, Client().context)
 
 
 def test_it_answers_by_the_most_similar_demonstration() -> None:

@@ -13,7 +13,7 @@ from test_dspy_support import CHARACTERS, LOCAL, Client, atoms, character_names,
 
 from erl_bridge import etf
 from erl_bridge.errors import InvalidRequest
-from erl_bridge.handlers.dspy import jobs, programs
+from erl_bridge.handlers.dspy import jobs, predict, programs
 from erl_bridge.terms import Atom
 from erl_bridge.version import VERSION
 from erl_bridge.vocabulary import VOCABULARY
@@ -66,14 +66,14 @@ def test_its_atoms_are_those_of_the_client_and_of_the_vocabulary(program: Any) -
 
 def test_it_works_in_a_process_that_never_saw_it(program: Any) -> None:
     question = {"name": "LATIN CAPITAL LETTER Q"}
-    here = jobs.predict({"program": program, "inputs": question, "lm": LOCAL}, Client().context)
+    here = predict.predict({"program": program, "inputs": question, "lm": LOCAL}, Client().context)
     code = """
 import sys
 from erl_bridge import etf
 from erl_bridge.context import Context
-from erl_bridge.handlers.dspy import jobs
+from erl_bridge.handlers.dspy import predict
 payload = etf.decode(sys.stdin.buffer.read())
-sys.stdout.buffer.write(etf.encode(jobs.predict(payload, Context(None, request_type="predict"))))
+sys.stdout.buffer.write(etf.encode(predict.predict(payload, Context(None, request_type="predict"))))
 """
     payload = etf.encode({"program": program, "inputs": question, "lm": LOCAL})
     done = subprocess.run([sys.executable, "-c", code], input=payload, capture_output=True, check=True)
@@ -85,7 +85,7 @@ def test_a_module_keeps_the_outputs_it_adds() -> None:
     reasoning = programs.from_map(program, "payload.program").outputs[0].label
     assert str(reasoning) == "reasoning"
     assert any(reasoning in demo for demo in program[A("demos")])
-    answer = jobs.predict({"program": program, "inputs": {A("name"): "DIGIT SEVEN"}, "lm": LOCAL}, Client().context)
+    answer = predict.predict({"program": program, "inputs": {A("name"): "DIGIT SEVEN"}, "lm": LOCAL}, Client().context)
     assert list(answer) == [reasoning, A("kind")]
 
 

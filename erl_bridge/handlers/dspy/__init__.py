@@ -5,13 +5,13 @@ from __future__ import annotations
 from ... import etf
 from ...app import Handler
 
-_JOBS = f"{__name__}.jobs"
+_JOBS, _PREDICT = f"{__name__}.jobs", f"{__name__}.predict"
 
 HANDLERS = [
     Handler("optimize_signature", f"{_JOBS}:optimize_signature", run="job"),
     Handler("train_model", f"{_JOBS}:train_model", run="job"),
     Handler("evaluate_pipeline", f"{_JOBS}:evaluate_pipeline", run="job"),
-    Handler("predict", f"{_JOBS}:predict", run="job", reuse=True),
+    Handler("predict", f"{_PREDICT}:predict", run="job", reuse=True),
 ]
 
 # By name, as users' handlers return them from processes and threads that this room never sees. A dspy.Prediction is one

@@ -6,6 +6,7 @@ nearest ancestor in the table.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ...error_map import from_exception
 from ...errors import BridgeError, LanguageModelError, OptimizationError
 from ...vocabulary import named
 from .redact import redact
+from .run import Abort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,19 @@ _TABLE: dict[type[BaseException], tuple[type[BridgeError], str]] = {
 }
 _CONTENT_FILTER = ("content_filter", "content_policy_violation")  # refused for what it says, by codes of the providers
 _DETAILS = ("code", "model", "provider", "provider_code", "status", "request_id")
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """What leaves the block leaves as an error of the protocol, without a key in it."""
+    try:
+        yield
+    except Abort as abort:
+        raise abort.error from None
+    except BridgeError:
+        raise
+    except Exception as error:
+        raise translate(error) from None
 
 
 def translate(error: BaseException) -> BridgeError:

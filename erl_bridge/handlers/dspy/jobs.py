@@ -1,4 +1,4 @@
-"""The handlers of this room. Each runs in the main thread of a job process that has imported DSPy.
+"""The handlers of this room that score programs and make better ones. Each runs in the main thread of a job process.
 
 Rule of this file: validate everything first, then work; what goes wrong in DSPy leaves as an error of the protocol. All
 scores are fractions: the mean of the metric over the rows, 0.0 to 1.0 with the metrics that have a name.
@@ -6,54 +6,26 @@ scores are fractions: the mean of the metric over the rows, 0.0 to 1.0 with the 
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from ...error_map import error_map
-from ...errors import BridgeError, InvalidRequest
 from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
 from . import metrics, models, optimizers, programs, schema, scoring
-from .errors import translate
+from .errors import at_work
 from .progress import Progress
-from .rows import read_inputs, read_rows
-from .run import Abort, Run
+from .rows import read_rows
+from .run import Run
 from .search import Judge, Search
 from .signatures import write_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ...context import Context
-    from .models import Model
     from .optimizers import Optimizer
     from .programs import Program
     from .rows import Row
-
-
-def predict(payload: Any, context: Context) -> Any:
-    """``:predict``: the outputs of a program for one map of inputs, or for each of a list of them.
-
-    For a map the result is a map of outputs, or the error of the request. For a list it is a list in the same order of
-    ``{:ok, outputs}`` and ``{:error, error}``, where ``error`` is an error map as in any reply.
-    """
-    request = validate(payload, schema.Predict)
-    if request.stream:
-        raise InvalidRequest("payload.stream: streaming is not supported by this version; leave it out")
-    program = programs.from_payload_of(request)
-    inputs = _read_all_inputs(request.inputs, program)
-    run = Run(context)
-    with _at_work(run):
-        model = models.build(request.lm, run)
-        with model.in_use():
-            outcomes = scoring.predict(program, program.build(), inputs, _threads(request.config, model))
-    if isinstance(request.inputs, list):
-        return [_tagged(outcome) for outcome in outcomes]
-    if outcomes[0].error is not None:
-        raise outcomes[0].error
-    return outcomes[0].outputs
 
 
 def evaluate_pipeline(payload: Any, context: Context) -> Any:
@@ -73,9 +45,9 @@ def evaluate_pipeline(payload: Any, context: Context) -> Any:
     rows = read_rows(request.data, program.signature, "payload.data")
     run = Run(context)
     metric = metrics.build(config.metric, program, run)
-    with _at_work(run):
+    with at_work():
         model = models.build(request.lm, run)
-        judge = Judge(program, rows, metric, run, _threads(config, model), Progress(run))
+        judge = Judge(program, rows, metric, run, model.threads(config), Progress(run))
         with model.in_use(), judge.phase("evaluate"):
             outcomes = judge.outcomes(program.build())
     return named(
@@ -129,9 +101,9 @@ def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: 
         validation = read_rows(request.validation_data, program.signature, "payload.validation_data")
     run = Run(context)
     metric = metrics.build(options.metric, program, run)
-    with _at_work(run):
+    with at_work():
         model = models.build(request.lm, run)
-        judge = Judge(program, validation, metric, run, _threads(options, model), Progress(run))
+        judge = Judge(program, validation, metric, run, model.threads(options), Progress(run))
         training = optimizers.shuffled(training, options.seed)
         found = Search(optimizer, options, program, training, judge).run(model)
     signature = {**found.program.signature.wire, **named({"demos": found.program.demo_maps()})}
@@ -154,37 +126,7 @@ def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: 
     )
 
 
-@contextlib.contextmanager
-def _at_work(run: Run) -> Iterator[None]:
-    """What leaves the block leaves as an error of the protocol, without a key in it."""
-    try:
-        yield
-    except Abort as abort:
-        raise abort.error from None
-    except BridgeError:
-        raise
-    except Exception as error:
-        raise translate(error) from None
-
-
-def _threads(config: Any, model: Model) -> int:
-    return (config.num_threads if config is not None else None) or model.num_threads
-
-
 # -- requests and results as terms ----------------------------------------------------------------------------------
-
-
-def _read_all_inputs(value: Any, program: Program) -> list[dict[str, Any]]:
-    fields = program.signature.inputs
-    if isinstance(value, list):
-        return [read_inputs(row, fields, f"payload.inputs[{index}]") for index, row in enumerate(value)]
-    return [read_inputs(value, fields, "payload.inputs")]
-
-
-def _tagged(outcome: scoring.Outcome) -> tuple[Atom, Any]:
-    if outcome.error is None:
-        return Atom("ok"), outcome.outputs
-    return Atom("error"), error_map(outcome.error)
 
 
 def _result(number: int, row: Row, outcome: scoring.Outcome, program: Program) -> dict[Any, Any]:

@@ -41,6 +41,10 @@ class Model:
     lm: Any
     num_threads: int
 
+    def threads(self, config: Any) -> int:
+        """How many threads to work with: as many as ``config`` says, if it says so."""
+        return (config.num_threads if config is not None else None) or self.num_threads
+
     def in_use(self, *callbacks: Any) -> AbstractContextManager[None]:
         """The settings of DSPy with this model, for as long as the context lasts and for nobody else."""
         # Values are validated here and not by DSPy, and nobody reads its trace.

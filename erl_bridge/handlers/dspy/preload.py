@@ -58,13 +58,13 @@ def _rehearse() -> None:
     """Run the requests once, small, so that what is imported or built at first use is there."""
     from dspy.clients import model_metadata
 
-    from . import jobs
+    from . import jobs, predict
 
     model_metadata.source_info()
     context = Context(_Nowhere(), request_type="rehearsal")
     task: dict[Any, Any] = {"signature": "question -> answer: Literal['yes', 'no']", "lm": "local/nearest-demo"}
     row = {"question": "Is it?", "answer": "yes"}
-    jobs.predict({**task, "inputs": {"question": "Is it?"}}, context)
+    predict.predict({**task, "inputs": {"question": "Is it?"}}, context)
     jobs.optimize_signature({**task, "module": "chain_of_thought", "training_data": [row, row]}, context)
 
 
