@@ -240,6 +240,10 @@ def test_the_options_are_those_of_the_other_backends(name: str) -> None:
     buffer = bytearray(b"head")
     assert codec.encode_into(term, buffer, 4) == len(buffer)
     assert buffer == b"head" + codec.encode(term)
+    assert codec.decode_prefix(bytes(buffer) + b"\x83", 4) == (term, len(buffer))
+    assert codec.decode_prefix(buffer[1:], 4, version=False, binaries="auto") == (term, len(buffer) - 1)
+    with pytest.raises(DecodeError, match="byte 5: expected a tag"):
+        codec.decode_prefix(b"head\x83\xff", 4)
 
 
 # -- refusals --------------------------------------------------------------------------------------------------

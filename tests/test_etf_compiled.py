@@ -147,12 +147,41 @@ def test_both_read_bytes_that_begin_like_terms(parts: list[bytes], count: int, o
     agree_on_bytes(b"\x83" + opening + struct.pack(">I", count) + b"".join(parts))
 
 
+def agree_on_prefix(data: bytes, offset: int, **options: Any) -> tuple[str, Any]:
+    (kind, expected), got = (outcome(codec.decode_prefix, data, offset, **options) for codec in (python, compiled))
+    assert kind == got[0]
+    assert expected == got[1] if kind != "value" else (shape(expected[0]), expected[1]) == (shape(got[1][0]), got[1][1])
+    return got
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    term=terms(),
+    compressed=st.booleans(),
+    version=st.booleans(),
+    before=st.binary(max_size=5),
+    behind=st.binary(max_size=5),
+    binaries=st.sampled_from(BINARIES),
+)
+def test_both_read_the_same_prefix(
+    term: Any, compressed: bool, version: bool, before: bytes, behind: bytes, binaries: str
+) -> None:
+    alone = python.encode(term, compressed=compressed and version)
+    data = before + alone[0 if version else 1 :] + behind
+    kind, (found, end) = agree_on_prefix(data, len(before), version=version, binaries=binaries)
+    assert kind == "value"
+    assert end == len(data) - len(behind)
+    assert shape(found) == shape(python.decode(alone, binaries=binaries))
+
+
 def test_every_truncation_of_a_term_with_every_tag() -> None:
-    for data in (WHOLE, FUN):
+    for data in (WHOLE, FUN, python.encode("a" * 100, compressed=True)):
         for length in range(len(data)):
             agree_on_bytes(data[:length])
             assert outcome(compiled.decode, data[:length])[0] == "DecodeError"
+            assert agree_on_prefix(b"ab" + data[:length], 2)[0] == "DecodeError"
         agree_on_bytes(data)
+        assert agree_on_prefix(b"ab" + data + b"\x83", 2)[1][1] == 2 + len(data)
 
 
 def test_mutations_of_a_term_with_every_tag() -> None:

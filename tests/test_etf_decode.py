@@ -119,6 +119,74 @@ def test_offsets_in_a_compressed_term_are_those_of_the_inflated_data(codec: back
     assert (str(again), again.offset) == (str(caught.value), 2)
 
 
+# -- one term of several ---------------------------------------------------------------------------------------
+
+
+@each_codec
+def test_a_prefix_ends_where_its_term_does(codec: backends.Backend) -> None:
+    control, message = (2, Atom(""), Pid(Atom("n@h"), 1, 2, 3)), {"rows": [[1.5, "ż"]] * 300}
+    frame = b"\x70" + codec.encode(control) + codec.encode(message)
+    for data in (frame, memoryview(frame), bytearray(frame)):
+        first, end = codec.decode_prefix(data, 1)
+        assert (first, end) == (control, 1 + len(codec.encode(control)))
+        assert codec.decode_prefix(data, end) == codec.decode_prefix(data, offset=end) == (message, len(frame))
+    assert codec.decode_prefix(frame[2:], version=False) == (control, end - 2)
+    assert codec.decode_prefix(b"zz\x83a\1zz", 2, binaries="bytes", limits=Limits(max_terms=1)) == (1, 5)
+
+
+@each_codec
+def test_a_prefix_may_be_compressed(codec: backends.Backend) -> None:
+    data = compressed(b"m" + u32(500) + b"x" * 500)
+    assert codec.decode_prefix(b"ab" + data + b"cd", 2) == ("x" * 500, 2 + len(data))
+    for data, message in [
+        (b"ab" + compressed(b"a\1\0"), "byte 2 of the inflated data: expected the term to be all there is"),
+        (b"ab" + compressed(b"a\1", 1), "byte 4: expected the stated size of 1 to be enough"),
+        (b"ab" + compressed(b"a\1")[:-1], "byte 8: expected zlib data with 2 bytes"),
+        (b"ab" + compressed(b"a\1", 10**9), "byte 4: expected at most 67108864 bytes when inflated"),
+        (b"ab\x83P\0\0", "byte 3: expected the size of a compressed term in 4 bytes, got 2"),
+    ]:
+        with pytest.raises(DecodeError, match=f"^cannot decode {message}"):
+            codec.decode_prefix(data, 2)
+    with pytest.raises(DecodeError, match="byte 1: expected a tag of the external term format, got 80"):
+        codec.decode_prefix(compressed(b"a\1"), 1, version=False)
+
+
+@each_codec
+def test_offsets_in_what_is_said_of_a_prefix_are_those_in_the_data(codec: backends.Backend) -> None:
+    for data, offset, expected, got in MESSAGES:
+        if "inflated" in expected or "all there is" in expected or expected == "the end of the data":
+            continue
+        with pytest.raises(DecodeError) as caught:
+            codec.decode_prefix(b"\x83a\7" + data, 3)
+        assert str(caught.value) == f"cannot decode byte {offset + 3}: expected {expected}, got {got}"
+
+
+@each_codec
+def test_limits_of_a_prefix(codec: backends.Backend) -> None:
+    data = b"\x83m\0\0\0\4abcd"
+    assert codec.decode_prefix(data * 3, 20, limits=Limits(max_size=10)) == ("abcd", 30)
+    with pytest.raises(DecodeError, match=r"byte 19: expected at most 9 bytes \(max_size\), got 10"):
+        codec.decode_prefix(data * 2, 10, limits=Limits(max_size=9))
+    with pytest.raises(DecodeError, match=r"byte 11: expected at most 2 terms \(max_terms\), got at least 3"):
+        codec.decode_prefix(data + b"\x83h\2jj" + data, 10, limits=Limits(max_terms=2))
+
+
+@each_codec
+def test_wrong_arguments_of_a_prefix(codec: backends.Backend) -> None:
+    for offset in (-1, 4, 1 << 70):
+        with pytest.raises(
+            ValueError, match=f"expected an offset from 0 to 3, which is the data's length, got {offset}"
+        ):
+            codec.decode_prefix(b"\x83a\1", offset)
+    with pytest.raises(DecodeError, match="byte 3: expected the version byte 131, got no bytes at all"):
+        codec.decode_prefix(b"\x83a\1", 3)
+    with pytest.raises(DecodeError, match="byte 3: expected a term, got the end of the data"):
+        codec.decode_prefix(b"\x83a\1", 3, version=False)
+    for arguments, options in [((), {}), ((b"", 0, 1), {}), ((b"",), {"whole": 1}), ((b"", "0"), {})]:
+        with pytest.raises(TypeError):
+            codec.decode_prefix(*arguments, **options)
+
+
 # -- arguments -------------------------------------------------------------------------------------------------
 
 

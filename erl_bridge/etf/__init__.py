@@ -14,7 +14,18 @@ from .backends import chosen
 from .errors import DecodeError, EncodeError
 from .limits import DEFAULT, Limits
 
-__all__ = ["DEFAULT", "DecodeError", "EncodeError", "Limits", "backend", "decode", "encode", "encode_into", "register"]
+__all__ = [
+    "DEFAULT",
+    "DecodeError",
+    "EncodeError",
+    "Limits",
+    "backend",
+    "decode",
+    "decode_prefix",
+    "encode",
+    "encode_into",
+    "register",
+]
 
 _chosen = chosen()
 backend = _chosen.name
@@ -24,12 +35,13 @@ if TYPE_CHECKING:  # every backend has the functions of this one
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from .decoder import decode
+    from .decoder import decode, decode_prefix
     from .encoder import encode, encode_into
 
     T = TypeVar("T")
 else:
-    encode, decode, encode_into = _chosen.encode, _chosen.decode, _chosen.encode_into
+    encode, encode_into = _chosen.encode, _chosen.encode_into
+    decode, decode_prefix = _chosen.decode, _chosen.decode_prefix
 
 
 def register(kind: type[T] | str, to_term: Callable[[T], Any]) -> None:

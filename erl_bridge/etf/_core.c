@@ -74,25 +74,47 @@ static int use_limits(State *state, PyObject *limits)
     return 0;
 }
 
+/* Of decode_prefix; those of decode are the ones behind the first two. */
+static const char *const DECODE_NAMES[] = {"offset", "version", "limits", "binaries", "structs", "atoms", NULL};
+enum { DECODE_OFFSET, VERSION, LIMITS, BINARIES, STRUCTS, MET_ATOMS, DECODE_KEYWORDS };
+
+/* Whether it is true; 1 where there is none. */
+static int truth(PyObject *given) { return given ? PyObject_IsTrue(given) : 1; }
+
+/* A count of bytes, at least 0; 0 where there is none. */
+static Py_ssize_t offset_of(PyObject *given)
+{
+    if (!given) return 0;
+    return PyLong_CheckExact(given) ? PyNumber_AsSsize_t(given, NULL) : -1;
+}
+
+static PyObject *decode_with(State *state, PyObject *const *values, DecodeArguments *given, Py_ssize_t *end)
+{
+    given->limits = values[LIMITS] ? values[LIMITS] : state->default_limits;
+    given->binaries = values[BINARIES] ? values[BINARIES] : state->auto_binaries;
+    if (!PyUnicode_CheckExact(given->binaries)) return NULL;
+    given->texts = given->binaries == state->auto_binaries || is_named(given->binaries, "auto");
+    given->views = !given->texts && is_named(given->binaries, "memoryview");
+    if (!given->texts && !given->views && !is_named(given->binaries, "bytes")) return NULL;
+    given->structs = truth(values[STRUCTS]);
+    given->version = truth(values[VERSION]);
+    given->offset = offset_of(values[DECODE_OFFSET]);
+    if (given->structs < 0 || given->version < 0 || given->offset < 0) return NULL;
+    if (values[MET_ATOMS] && values[MET_ATOMS] != Py_None) {
+        if (!PySet_Check(values[MET_ATOMS])) return NULL;
+        given->atoms = values[MET_ATOMS];
+    }
+    return use_limits(state, given->limits) < 0 ? NULL : core_decode(state, given, end);
+}
+
 static PyObject *decode_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
 {
-    static const char *const names[] = {"limits", "binaries", "structs", "atoms", NULL};
-    PyObject *values[4] = {NULL};
-    if (positional != 1 || take_keywords(arguments + 1, keywords, names, values) < 0) return NULL;
-    PyObject *limits = values[0] ? values[0] : state->default_limits, *binaries = values[1], *atoms = values[3];
-    if (!binaries) binaries = state->auto_binaries;
-    if (!PyUnicode_CheckExact(binaries)) return NULL;
-    DecodeArguments given = {.data = arguments[0], .limits = limits, .binaries = binaries, .structs = 1};
-    given.texts = binaries == state->auto_binaries || is_named(binaries, "auto");
-    given.views = !given.texts && is_named(binaries, "memoryview");
-    if (!given.texts && !given.views && !is_named(binaries, "bytes")) return NULL;
-    if (values[2]) given.structs = PyObject_IsTrue(values[2]);
-    if (given.structs < 0) return NULL;
-    if (atoms && atoms != Py_None) {
-        if (!PySet_Check(atoms)) return NULL;
-        given.atoms = atoms;
-    }
-    return use_limits(state, limits) < 0 ? NULL : core_decode(state, &given);
+    PyObject *values[DECODE_KEYWORDS] = {NULL};
+    if (positional != 1) return NULL;
+    if (take_keywords(arguments + 1, keywords, DECODE_NAMES + LIMITS, values + LIMITS) < 0) return NULL;
+    DecodeArguments given = {.data = arguments[0], .whole = 1};
+    Py_ssize_t end;
+    return decode_with(state, values, &given, &end);
 }
 
 static PyObject *decode(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
@@ -101,6 +123,28 @@ static PyObject *decode(PyObject *module, PyObject *const *arguments, Py_ssize_t
     PyObject *term = decode_quickly(state, arguments, positional, keywords);
     if (term || !may_begin_anew()) return term;
     return PyObject_Vectorcall(state->py_decode, arguments, (size_t)positional, keywords);
+}
+
+static PyObject *decode_prefix_quickly(State *state, PyObject *const *arguments, Py_ssize_t positional,
+                                       PyObject *keywords)
+{
+    PyObject *values[DECODE_KEYWORDS] = {NULL};
+    if (positional < 1 || positional > 2) return NULL;
+    if (take_keywords(arguments + positional, keywords, DECODE_NAMES, values) < 0) return NULL;
+    if (positional == 2 && values[DECODE_OFFSET]) return NULL;
+    if (positional == 2) values[DECODE_OFFSET] = arguments[1];
+    DecodeArguments given = {.data = arguments[0]};
+    Py_ssize_t end;
+    PyObject *term = decode_with(state, values, &given, &end);
+    return term ? Py_BuildValue("(Nn)", term, end) : NULL;
+}
+
+static PyObject *decode_prefix(PyObject *module, PyObject *const *arguments, Py_ssize_t positional, PyObject *keywords)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *read = decode_prefix_quickly(state, arguments, positional, keywords);
+    if (read || !may_begin_anew()) return read;
+    return PyObject_Vectorcall(state->py_decode_prefix, arguments, (size_t)positional, keywords);
 }
 
 /* Of encode_into; those of encode are the ones behind the first. */
@@ -144,12 +188,8 @@ static PyObject *encode_into_quickly(State *state, PyObject *const *arguments, P
     if (take_keywords(arguments + positional, keywords, ENCODE_NAMES, values) < 0) return NULL;
     if (positional == 3 && values[OFFSET]) return NULL;
     if (positional == 3) values[OFFSET] = arguments[2];
-    EncodeArguments given = {.term = arguments[0], .target = arguments[1]};
+    EncodeArguments given = {.term = arguments[0], .target = arguments[1], .offset = offset_of(values[OFFSET])};
     if (!PyByteArray_CheckExact(given.target)) return NULL;
-    if (values[OFFSET]) {
-        if (!PyLong_CheckExact(values[OFFSET])) return NULL;
-        given.offset = PyNumber_AsSsize_t(values[OFFSET], NULL);
-    }
     if (given.offset < 0 || given.offset > PyByteArray_GET_SIZE(given.target)) return NULL;
     return encode_with(state, values, &given, outcome);
 }
@@ -208,6 +248,7 @@ static const struct {
     {offsetof(State, refused), "erl_bridge.etf.encoder", "REFUSED"},
     {offsetof(State, compress), "erl_bridge.etf.encoder", "_compressed"},
     {offsetof(State, py_decode), "erl_bridge.etf.decoder", "decode"},
+    {offsetof(State, py_decode_prefix), "erl_bridge.etf.decoder", "decode_prefix"},
     {offsetof(State, py_decoder_type), "erl_bridge.etf.decoder", "_Decoder"},
     {offsetof(State, source_of), "erl_bridge.etf.decoder", "_source"},
     {offsetof(State, text_of_view), "erl_bridge.etf.decoder", "_text_of_view"},
@@ -334,13 +375,17 @@ PyDoc_STRVAR(encode_into_doc, "encode_into($module, term, buffer, offset=0, /, *
                               "--\n\n"
                               "Writes the term into the buffer; see erl_bridge.etf.encoder.encode_into.");
 PyDoc_STRVAR(decode_doc, "decode($module, data, /, *, limits=DEFAULT, binaries='auto', structs=True, atoms=None)\n"
-                         "\n"
+                         "--\n\n"
                          "The term in the bytes; see erl_bridge.etf.decoder.decode.");
+PyDoc_STRVAR(decode_prefix_doc, "decode_prefix($module, data, /, offset=0, *, version=True, **options)\n"
+                                "--\n\n"
+                                "The term at the offset, and where it ends; see erl_bridge.etf.decoder.decode_prefix.");
 
 static PyMethodDef methods[] = {
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL | METH_KEYWORDS, encode_doc},
     {"encode_into", (PyCFunction)(void (*)(void))encode_into, METH_FASTCALL | METH_KEYWORDS, encode_into_doc},
     {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL | METH_KEYWORDS, decode_doc},
+    {"decode_prefix", (PyCFunction)(void (*)(void))decode_prefix, METH_FASTCALL | METH_KEYWORDS, decode_prefix_doc},
     {NULL, NULL, 0, NULL},
 };
 

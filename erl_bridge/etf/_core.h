@@ -49,7 +49,7 @@ typedef struct {
 
 /* The objects below come from the Python files of the codec; _core.c has the table that says from where. */
 typedef struct {
-    PyObject *py_encode, *py_decode; /* the pure-Python backend */
+    PyObject *py_encode, *py_decode, *py_decode_prefix; /* the pure-Python backend */
     PyObject *default_limits;
     PyObject *atom_type, *improper_list_type;
     PyObject *pid_type, *port_type, *reference_type, *export_type, *bit_string_type;
@@ -75,8 +75,11 @@ typedef struct {
 typedef struct {
     PyObject *data, *limits, *atoms, *binaries; /* borrowed; atoms may be NULL */
     int texts, views, structs;
+    Py_ssize_t offset;  /* where the term begins */
+    int version, whole; /* it begins with the version byte; nothing may follow it */
 } DecodeArguments;
-PyObject *core_decode(State *state, const DecodeArguments *arguments);
+/* `end` is set to the offset of the end of the term. */
+PyObject *core_decode(State *state, const DecodeArguments *arguments, Py_ssize_t *end);
 
 typedef struct {
     PyObject *term, *atoms, *fallback; /* borrowed; atoms and fallback (`default`) may be NULL */

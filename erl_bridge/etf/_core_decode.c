@@ -46,6 +46,7 @@ typedef struct {
     const DecodeArguments *arguments;
     Ceilings ceilings;
     const uint8_t *data, *at, *end;
+    int whole;        /* the data ends with the term */
     PyObject *source; /* the object that has the data: bytes, or a view that nobody can write through; borrowed */
     PyObject *view;   /* of the source, where binaries are views; else NULL */
     PyObject *helper; /* a _Decoder of decoder.py; NULL until it is needed */
@@ -818,7 +819,7 @@ static int read_terms(Decoder *d)
             }
             push(d, term);
         }
-        if (d->frame.kind == ROOT) return d->at == d->end ? 0 : -1;
+        if (d->frame.kind == ROOT) return d->at == d->end || !d->whole ? 0 : -1;
         if (d->frame.kind == A_LIST) {
             int more = read_tail(d);
             if (more < 0) return -1;
@@ -870,19 +871,28 @@ static void clear(Decoder *d)
     Py_XDECREF(d->view);
 }
 
-static PyObject *decode_from(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *source,
-                             const uint8_t *data, Py_ssize_t size, Py_ssize_t start)
+/* What is read: the data of the caller, or what was inflated of it. */
+typedef struct {
+    PyObject *object; /* bytes, or a view that nobody can write through; borrowed */
+    const uint8_t *data;
+    Py_ssize_t size;
+} Source;
+
+/* The term that begins at *at, without its version byte; *at is its end then. */
+static PyObject *decode_from(State *state, const DecodeArguments *arguments, const Ceilings *ceilings,
+                             const Source *source, int whole, Py_ssize_t *at)
 {
-    PyObject *view = arguments->views ? PyMemoryView_FromObject(source) : NULL;
+    PyObject *view = arguments->views ? PyMemoryView_FromObject(source->object) : NULL;
     if (arguments->views && !view) return NULL;
     Decoder d;
     d.state = state;
     d.arguments = arguments;
     d.ceilings = *ceilings; /* a copy: what Python runs in between may decode with other limits */
-    d.data = data;
-    d.at = data + start;
-    d.end = data + size;
-    d.source = source;
+    d.data = source->data;
+    d.at = source->data + *at;
+    d.end = source->data + source->size;
+    d.whole = whole;
+    d.source = source->object;
     d.view = view;
     d.helper = NULL;
     d.generation = ++state->generation;
@@ -902,58 +912,70 @@ static PyObject *decode_from(State *state, const DecodeArguments *arguments, con
 
     PyObject *term = NULL;
     if (read_terms(&d) == 0 && (!arguments->atoms || give_atoms(&d) == 0)) term = d.values[--d.top];
+    *at = d.at - d.data;
     clear(&d);
     return term;
 }
 
 static PyObject *decode_compressed(State *state, const DecodeArguments *arguments, const Ceilings *ceilings,
-                                   PyObject *source)
+                                   const Source *source, Py_ssize_t *end)
 {
-    PyObject *bytes = PyObject_CallFunctionObjArgs(state->inflate, source, arguments->limits, NULL), *term = NULL;
-    if (bytes && PyBytes_CheckExact(bytes)) {
-        term = decode_from(state, arguments, ceilings, bytes, (const uint8_t *)PyBytes_AS_STRING(bytes),
-                           PyBytes_GET_SIZE(bytes), 0);
+    PyObject *read = PyObject_CallFunction(state->inflate, "OOn", source->object, arguments->limits, arguments->offset);
+    PyObject *bytes, *term = NULL;
+    if (read && PyTuple_CheckExact(read) && PyArg_ParseTuple(read, "Sn", &bytes, end) &&
+        (*end == source->size || !arguments->whole)) {
+        const Source inflated = {bytes, (const uint8_t *)PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
+        Py_ssize_t at = 0;
+        term = decode_from(state, arguments, ceilings, &inflated, 1, &at);
     }
-    Py_XDECREF(bytes);
+    Py_XDECREF(read);
     return term;
 }
 
-static PyObject *decode_data(State *state, const DecodeArguments *arguments, const Ceilings *ceilings, PyObject *source,
-                             const uint8_t *data, Py_ssize_t size)
+static PyObject *decode_source(State *state, const DecodeArguments *arguments, const Ceilings *ceilings,
+                               const Source *source, Py_ssize_t *end)
 {
-    if (size < 2 || size > ceilings->size || data[0] != VERSION_BYTE) return NULL;
-    if (data[1] == COMPRESSED) return decode_compressed(state, arguments, ceilings, source);
-    return decode_from(state, arguments, ceilings, source, data, size, 1);
+    const Py_ssize_t offset = arguments->offset, left = source->size - offset;
+    if (left < 1 || left > ceilings->size) return NULL;
+    if (arguments->version) {
+        const uint8_t *begin = source->data + offset;
+        if (left < 2 || begin[0] != VERSION_BYTE) return NULL;
+        if (begin[1] == COMPRESSED) return decode_compressed(state, arguments, ceilings, source, end);
+    }
+    *end = offset + arguments->version;
+    return decode_from(state, arguments, ceilings, source, arguments->whole, end);
 }
 
 /* What is read in the place of a buffer: bytes, or a view of it that nobody can write through. What could be changed
    while it is read is copied: text_of_utf8 goes over a text twice. */
-static PyObject *source_of(State *state, PyObject *data, Py_ssize_t most)
+static PyObject *source_of(State *state, const DecodeArguments *arguments, Py_ssize_t most)
 {
+    PyObject *data = arguments->data;
     if (PyMemoryView_Check(data)) {
         const Py_buffer *view = PyMemoryView_GET_BUFFER(data);
         int is_of_bytes = view->ndim == 1 && view->format && strcmp(view->format, "B") == 0;
         if (is_of_bytes && view->obj && PyBytes_CheckExact(view->obj)) return Py_NewRef(data);
     }
-    return PyObject_CallFunction(state->source_of, "On", data, most);
+    return PyObject_CallFunction(state->source_of, "Onn", data, most, arguments->offset);
 }
 
-PyObject *core_decode(State *state, const DecodeArguments *arguments)
+PyObject *core_decode(State *state, const DecodeArguments *arguments, Py_ssize_t *end)
 {
     PyObject *data = arguments->data;
     const Ceilings ceilings = state->ceilings;
     if (PyBytes_CheckExact(data)) {
-        return decode_data(state, arguments, &ceilings, data, (const uint8_t *)PyBytes_AS_STRING(data),
-                           PyBytes_GET_SIZE(data));
+        const Source source = {data, (const uint8_t *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)};
+        return decode_source(state, arguments, &ceilings, &source, end);
     }
-    PyObject *source = source_of(state, data, ceilings.size);
+    PyObject *object = source_of(state, arguments, ceilings.size);
     Py_buffer view;
-    if (!source || PyObject_GetBuffer(source, &view, PyBUF_SIMPLE) < 0) {
-        Py_XDECREF(source);
+    if (!object || PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) {
+        Py_XDECREF(object);
         return NULL;
     }
-    PyObject *term = decode_data(state, arguments, &ceilings, source, view.buf, view.len);
+    const Source source = {object, view.buf, view.len};
+    PyObject *term = decode_source(state, arguments, &ceilings, &source, end);
     PyBuffer_Release(&view);
-    Py_DECREF(source);
+    Py_DECREF(object);
     return term;
 }

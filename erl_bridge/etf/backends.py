@@ -1,7 +1,7 @@
 """The implementations of the codec, by name, and which of them is in use.
 
-A backend is three functions, ``encode``, ``decode`` and ``encode_into``, with the arguments of those of
-:mod:`erl_bridge.etf`. Everything above the codec works with any of them. The environment variable
+A backend is four functions, ``encode``, ``encode_into``, ``decode`` and ``decode_prefix``, with the arguments of those
+of :mod:`erl_bridge.etf`. Everything above the codec works with any of them. The environment variable
 ``ERL_BRIDGE_ETF`` forces one by its name. Two more names stand for other people's libraries: see ``adapters``.
 """
 
@@ -16,23 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .adapters.library import Library
+
 VARIABLE = "ERL_BRIDGE_ETF"
 
 
 class Backend(Value):
     """An implementation of the codec: its name and its functions."""
 
-    __slots__ = ("name", "encode", "decode", "encode_into")
+    __slots__ = ("name", "encode", "encode_into", "decode", "decode_prefix")
 
     name: str
     encode: Callable[..., bytes]
-    decode: Callable[..., Any]
     encode_into: Callable[..., int]
+    decode: Callable[..., Any]
+    decode_prefix: Callable[..., tuple[Any, int]]
 
     def __init__(
-        self, name: str, encode: Callable[..., bytes], decode: Callable[..., Any], encode_into: Callable[..., int]
+        self,
+        name: str,
+        encode: Callable[..., bytes],
+        encode_into: Callable[..., int],
+        decode: Callable[..., Any],
+        decode_prefix: Callable[..., tuple[Any, int]],
     ) -> None:
-        self._set(name=name, encode=encode, decode=decode, encode_into=encode_into)
+        self._set(name=name, encode=encode, encode_into=encode_into, decode=decode, decode_prefix=decode_prefix)
 
 
 def names() -> list[str]:
@@ -77,30 +85,32 @@ def chosen() -> Backend:
 
 
 def _load_compiled() -> Backend:
-    from ._core import decode, encode, encode_into
+    from ._core import decode, decode_prefix, encode, encode_into
 
-    return Backend("compiled", encode, decode, encode_into)
+    return Backend("compiled", encode, encode_into, decode, decode_prefix)
 
 
 def _load_python() -> Backend:
-    from .decoder import decode
+    from .decoder import decode, decode_prefix
     from .encoder import encode, encode_into
 
-    return Backend("python", encode, decode, encode_into)
+    return Backend("python", encode, encode_into, decode, decode_prefix)
 
 
 def _load_erlpack() -> Backend:
     from .adapters import erlpack
 
-    library = erlpack.load()
-    return Backend(library.name, library.encode, library.decode, library.encode_into)
+    return _of_library(erlpack.load())
 
 
 def _load_pyrlang() -> Backend:
     from .adapters import pyrlang
 
-    library = pyrlang.load()
-    return Backend(library.name, library.encode, library.decode, library.encode_into)
+    return _of_library(pyrlang.load())
+
+
+def _of_library(library: Library) -> Backend:
+    return Backend(library.name, library.encode, library.encode_into, library.decode, library.decode_prefix)
 
 
 # The best one first. The compiled one is not there where the package was installed without a compiler, and refuses to

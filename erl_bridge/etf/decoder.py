@@ -80,25 +80,83 @@ def decode(
     Traceback (most recent call last):
     erl_bridge.etf.errors.DecodeError: cannot decode byte 1: expected the whole BINARY_EXT, got only 8 bytes of it
     """
+    return _decoded(data, 0, True, limits, binaries, structs, atoms, whole=True)[0]
+
+
+def decode_prefix(
+    data: Buffer,
+    offset: int = 0,
+    *,
+    version: bool = True,
+    limits: Limits = DEFAULT,
+    binaries: Binaries = "auto",
+    structs: bool = True,
+    atoms: set[Atom] | None = None,
+) -> tuple[Any, int]:
+    """The term that begins at ``offset`` in ``data``, and the offset of its end; other bytes may follow it.
+
+    ``version``: whether the term begins with the version byte, as whatever ``term_to_binary`` makes does. Without it a
+    term cannot be compressed. ``max_size`` is a limit on the bytes from ``offset`` on. Everything else is as for
+    :func:`decode`; a buffer that can be written to is copied anew by each call.
+
+    Raises what :func:`decode` raises, with offsets in ``data``, and ValueError for an offset outside of it.
+
+    >>> frame = b"\\x70\\x83h\\x02a\\x06w\\x01a\\x83m\\x00\\x00\\x00\\x02hi"
+    >>> control, end = decode_prefix(frame, 1)
+    >>> control, decode_prefix(frame, end)
+    ((6, Atom('a')), ('hi', 17))
+    >>> decode_prefix(b"a\\x07a\\x08", 2, version=False)
+    (8, 4)
+    """
+    return _decoded(data, offset, version, limits, binaries, structs, atoms, whole=False)
+
+
+def _decoded(
+    data: Buffer,
+    offset: int,
+    version: bool,
+    limits: Limits,
+    binaries: Binaries,
+    structs: bool,
+    atoms: set[Atom] | None,
+    *,
+    whole: bool,
+) -> Read:
+    """The term at ``offset`` and where it ends; ``whole``: nothing may follow it."""
     if binaries not in _MAKERS:
         raise ValueError(f"binaries is 'auto', 'bytes' or 'memoryview', not {binaries!r}")
-    body, start = _source(data, limits.max_size), 1
-    if not len(body) or body[0] != tags.VERSION:
-        raise DecodeError(0, f"the version byte {tags.VERSION}", str(body[0]) if len(body) else "no bytes at all")
-    if body[1:2] == _COMPRESSED:
-        body, start = _inflate(body, limits), 0
-    decoder = _Decoder(body, limits, binaries, structs, start)
-    term = decoder.read()
+    source, start, behind = _source(data, limits.max_size, offset), offset, None
+    if version:
+        start = _behind_version(source, offset)
+        if source[start : start + 1] == _COMPRESSED:
+            inflated, behind = _inflate(source, limits, offset)
+            if whole and behind != len(source):
+                raise DecodeError(behind, "the end of the data", _counted(len(source) - behind, "more byte"))
+            source, start = inflated, 0
+    decoder = _Decoder(source, limits, binaries, structs, inflated=behind is not None)
+    term, end = decoder.read(start)
+    if end != len(source) and (whole or decoder.inflated):
+        raise decoder.bad(end, "the term to be all there is", _counted(len(source) - end, "more byte"))
     if atoms is not None:
         atoms.update(atom for atom in decoder.atoms if type(atom) is Atom)
-    return term
+    return term, end if behind is None else behind
 
 
-def _source(data: Buffer, most: int) -> bytes | memoryview:
-    """The bytes of ``data``, at most so many: itself, or a view that nobody can write through."""
+def _behind_version(source: bytes | memoryview, offset: int) -> int:
+    if offset == len(source):
+        raise DecodeError(offset, f"the version byte {tags.VERSION}", "no bytes at all")
+    if source[offset] != tags.VERSION:
+        raise DecodeError(offset, f"the version byte {tags.VERSION}", str(source[offset]))
+    return offset + 1
+
+
+def _source(data: Buffer, most: int, offset: int = 0) -> bytes | memoryview:
+    """The bytes of ``data``, at most so many from ``offset`` on: itself, or a view that nobody can write through."""
     view = memoryview(data)
-    if view.nbytes > most:
-        raise DecodeError(most, f"at most {most} bytes (max_size)", f"{view.nbytes}")
+    if not 0 <= offset <= view.nbytes:
+        raise ValueError(f"expected an offset from 0 to {view.nbytes}, which is the data's length, got {offset}")
+    if view.nbytes - offset > most:
+        raise DecodeError(offset + most, f"at most {most} bytes (max_size)", f"{view.nbytes - offset}")
     if type(data) is bytes:
         return data
     if not view.c_contiguous:
@@ -117,10 +175,10 @@ def _is_fixed(view: memoryview) -> bool:
 class _Decoder:
     """The bytes, what is wanted of them, and how much of the limits is used up."""
 
-    __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "make", "start", "structs")
+    __slots__ = ("atoms", "count", "data", "funs", "inflated", "limits", "make", "structs")
 
     def __init__(
-        self, data: bytes | memoryview, limits: Limits, binaries: Binaries, structs: bool, start: int = 1
+        self, data: bytes | memoryview, limits: Limits, binaries: Binaries, structs: bool, inflated: bool = False
     ) -> None:
         self.data = memoryview(data) if binaries == "memoryview" else data
         self.limits = limits
@@ -130,12 +188,11 @@ class _Decoder:
         self.atoms: set[terms.Name] = set()
         self.count = 1  # terms in all
         self.funs = 0  # funs that are being read, one within the other
-        self.start = start
-        self.inflated = start == 0
+        self.inflated = inflated
 
-    def read(self) -> Any:
-        """The term, or a DecodeError."""
-        data, make, pos = self.data, self.make, self.start
+    def read(self, pos: int) -> Read:
+        """The term that begins at ``pos`` and where it ends, or a DecodeError."""
+        data, make = self.data, self.make
         end = len(data)
         views = make is memoryview
         in_key = False  # whether the container that is being read is a key of a map, or in one
@@ -197,9 +254,7 @@ class _Decoder:
                     close = _close_odd_map
         except (IndexError, StructError):
             raise self.cut(pos) from None
-        if pos != end:
-            raise self.bad(pos, "the term to be all there is", _counted(end - pos, "more byte"))
-        return term
+        return term, pos
 
     def tail(self, out: list[Any], pos: int) -> tuple[int, int, Close]:
         """What is to be read of a list that does not end in NIL_EXT: how many terms, where, and what closes it then."""
@@ -245,29 +300,30 @@ class _Decoder:
 _COMPRESSED = bytes((tags.COMPRESSED,))
 
 
-def _inflate(data: bytes | memoryview, limits: Limits) -> bytes:
+def _inflate(data: bytes | memoryview, limits: Limits, offset: int = 0) -> tuple[bytes, int]:
+    """The term that is compressed from ``offset`` on, inflated, and where its compressed form ends."""
     import zlib
 
-    if len(data) < 6:
-        raise DecodeError(1, "the size of a compressed term in 4 bytes", f"{len(data) - 2}")
-    (size,) = _u32(data, 2)
+    if len(data) - offset < 6:
+        raise DecodeError(offset + 1, "the size of a compressed term in 4 bytes", f"{len(data) - offset - 2}")
+    (size,) = _u32(data, offset + 2)
     if size > limits.max_inflated:
-        raise DecodeError(2, f"at most {limits.max_inflated} bytes when inflated (max_inflated)", f"{size}")
+        most = limits.max_inflated
+        raise DecodeError(offset + 2, f"at most {most} bytes when inflated (max_inflated)", f"{size}")
     stream = zlib.decompressobj()
     try:
-        inflated = stream.decompress(memoryview(data)[6:], size + 1)  # one more than stated, to see whether it lied
+        # One byte more than stated, to see whether it lied.
+        inflated = stream.decompress(memoryview(data)[offset + 6 :], size + 1)
     except zlib.error as error:
-        raise DecodeError(6, "zlib data", str(error)) from None
+        raise DecodeError(offset + 6, "zlib data", str(error)) from None
     if len(inflated) > size:
-        raise DecodeError(2, f"the stated size of {size} to be enough", "more when inflating")
+        raise DecodeError(offset + 2, f"the stated size of {size} to be enough", "more when inflating")
     if not stream.eof:
-        raise DecodeError(6, f"zlib data with {_counted(size, 'byte')}", f"data that is cut after {len(inflated)}")
+        got = f"data that is cut after {len(inflated)}"
+        raise DecodeError(offset + 6, f"zlib data with {_counted(size, 'byte')}", got)
     if len(inflated) < size:
-        raise DecodeError(2, f"the stated {_counted(size, 'byte')}", f"{len(inflated)} after inflating")
-    rest = len(stream.unused_data)
-    if rest:
-        raise DecodeError(len(data) - rest, "the end of the data", _counted(rest, "more byte"))
-    return inflated
+        raise DecodeError(offset + 2, f"the stated {_counted(size, 'byte')}", f"{len(inflated)} after inflating")
+    return inflated, len(data) - len(stream.unused_data)
 
 
 def _counted(count: int, noun: str) -> str:

@@ -122,7 +122,7 @@ class Library(Value):
         expected = decoder.decode(whole, limits=limits, binaries=binaries, structs=False, atoms=found)
         body, start = whole, 1
         if whole[1] == tags.COMPRESSED:
-            body, start = _inflate(whole, limits), 0
+            body, start = _inflate(whole, limits)[0], 0
         refuse_unreadable(body, start, self.reads, self.max_depth, self.name)
         term = self._read(body if start else _VERSION + body, start, limits, binaries == "auto", structs)
         if identity(term) != identity(expected):
@@ -130,6 +130,20 @@ class Library(Value):
         if atoms is not None:
             atoms.update(found)
         return term
+
+    def decode_prefix(
+        self,
+        data: Buffer,
+        offset: int = 0,
+        *,
+        version: bool = True,
+        limits: Limits = DEFAULT,
+        **options: Any,
+    ) -> tuple[Any, int]:
+        """As :func:`erl_bridge.etf.decode_prefix`; the offset of what only the library refuses is that in the term."""
+        _, end = decoder.decode_prefix(data, offset, version=version, limits=limits)
+        term = memoryview(data).cast("B")[offset:end].tobytes()
+        return self.decode(term if version else _VERSION + term, limits=limits, **options), end
 
     def _read(self, data: bytes, start: int, limits: Limits, texts: bool, structs: bool) -> Any:
         """The library's answer in our terms. ``data`` has nothing in it that the library does not read."""
