@@ -68,7 +68,9 @@ class Handler(Value):
 
     def __call__(self, payload: Any, context: Context) -> Any:
         """Validate the payload and run the function."""
-        function = self.resolve()
+        function = self.function
+        if isinstance(function, str):
+            function = self.resolve()
         if self.schema is not None:
             from .validation import validate  # imports msgspec, too slow to do before hello
 

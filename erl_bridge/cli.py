@@ -118,7 +118,15 @@ def serve_port(
     has_jobs = any(handler.run == "job" for handler in users)
     jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
     transport = PortTransport(*descriptors, spin_us=spin_us)
-    dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=transport.interrupt)
+
+    def end() -> None:
+        """End the process from the thread that drained it; the main thread waits for input that need not come."""
+        transport.settle()
+        dispatcher.close()
+        sys.stdout.flush()
+        os._exit(0)
+
+    dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=end)
     hello = system.hello(handlers, capacity, max_frame)
 
     def ready() -> None:

@@ -35,10 +35,21 @@ class Context:
     ``None``.
     """
 
+    __slots__ = (
+        "_last_wait",
+        "_lock",
+        "_outlet",
+        "_stopped",
+        "_waiting",
+        "deadline",
+        "message_id",
+        "metadata",
+        "request_type",
+    )
+
     def __init__(
         self,
         outlet: Outlet,
-        *,
         request_type: str,
         message_id: Any = None,
         metadata: Mapping[Any, Any] | None = None,
@@ -47,7 +58,7 @@ class Context:
         self._outlet = outlet
         self.request_type = request_type
         self.message_id = message_id
-        self.metadata = dict(metadata or {})
+        self.metadata = {} if metadata is None else metadata
         self.deadline = deadline
         self._stopped = False
         self._waiting: dict[int, _Waiting] = {}

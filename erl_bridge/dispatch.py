@@ -205,13 +205,7 @@ def deadline_of(request: Request) -> float | None:
 
 def context_of(request: Request, outlet: Outlet, deadline: float | None) -> Context:
     """What the handler of a request sees of it."""
-    return Context(
-        outlet,
-        request_type=request.request_type,
-        message_id=request.message_id,
-        metadata=request.metadata,
-        deadline=deadline,
-    )
+    return Context(outlet, request.request_type, request.message_id, request.metadata, deadline)
 
 
 def failure_of(request: Request, error: BaseException, best: Any) -> Failure:

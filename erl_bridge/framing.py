@@ -45,11 +45,12 @@ class FrameReader:
         self._parts: list[bytes] = []  # of a frame that lacks bytes: joined once, when it has them
         self._lacking = 0
         self._skip = 0
+        self._begun = False  # whether a frame, or its header, has come in part
 
     def feed(self, data: bytes) -> list[bytes | Oversized]:
         """The frames that ``data`` completes, in order."""
         frames: list[bytes | Oversized] = []
-        if self._head or self._lacking or self._skip:
+        if self._begun:
             data = self._continue(data, frames)
         start, size = 0, len(data)
         while size - start >= HEADER:
@@ -64,6 +65,7 @@ class FrameReader:
             else:
                 frames.append(data[body:start])
         self._head = data[start:]
+        self._begun = start != size or self._lacking > 0 or self._skip > 0
         return frames
 
     @property

@@ -37,7 +37,6 @@ class Request(Value):
         message_id: Any,
         request_type: str,
         payload: Any,
-        *,
         metadata: Mapping[Any, Any] | None = None,
         timeout_ms: int | None = None,
         atoms: Set[Atom] = frozenset(),

@@ -97,18 +97,24 @@ def test_an_inline_handler_that_fails_gives_its_best_result_so_far() -> None:
     served.thread.join(10)
 
 
-def test_messages_leave_in_the_order_in_which_they_are_sent_whoever_sends_them() -> None:
+def test_what_the_reader_sends_is_held_until_it_is_flushed_or_much_and_what_others_send_is_not() -> None:
     here, there = pair()
     outbox = Outbox(here, Session())
+
+    def sent() -> list[Any]:
+        frames = FrameReader().feed(there.read())
+        return [etf.decode(frame)[1] for frame in frames if isinstance(frame, bytes)]
+
     outbox.send(Reply(1, "held"), frozenset())
     other = threading.Thread(target=outbox.send, args=(Reply(2, "at once"), frozenset()))
     other.start()
     other.join(10)
-    frames = FrameReader().feed(there.read())
-    assert [etf.decode(frame)[1] for frame in frames if isinstance(frame, bytes)] == [1, 2]
+    assert sent() == [2]
+    outbox.hold(Reply(3, "held"), frozenset())
     outbox.flush()
-    outbox.send(Reply(3, "x" * WRITE_SIZE), frozenset())
-    assert len(there.read()) > WRITE_SIZE
+    assert sent() == [1, 3]
+    outbox.send(Reply(4, "x" * WRITE_SIZE), frozenset())
+    assert sent() == [4]
 
 
 def test_a_sleep_lasts_as_long_as_it_should_or_until_the_work_is_stopped() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from erl_bridge.transports.spinner import FIRST_PAUSE, LONGEST_PAUSE, SOON, Spin
 
 US = 1e-6
 LIMIT = 60 * US
-READY = [(0, 1)]
+DATA = b"bytes"
 
 
 class Machine:
-    """A poll and a clock. A poll that does not sleep takes a microsecond, and bytes come when they are said to."""
+    """A poll, a read and a clock. A poll takes a microsecond, a read sleeps until bytes come, when they are said to."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.now = 0.0
@@ -26,22 +27,24 @@ class Machine:
         self.spins = 0
         self.sleeps = 0
         self.preempted = False  # after the first poll of a wait
-        self.spinner = Spinner(self.poll, limit, lambda: self.now)
+        self.spinner = Spinner(self.poll, self.read, limit, lambda: self.now)
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        if timeout is None:
-            self.sleeps += 1
-            self.now = max(self.now, self.due)
-            return READY
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        assert timeout == 0
         self.spins += 1
         self.now = max(self.now + US, self.due) if self.preempted and self.spins > 1 else self.now + US
-        return READY if self.now >= self.due else []
+        return [(0, 1)] if self.now >= self.due else []
+
+    def read(self) -> bytes:
+        self.sleeps += self.now < self.due
+        self.now = max(self.now, self.due)
+        return DATA
 
     def wait(self, after: float, alone: bool = True) -> tuple[int, int]:
         """Wait for bytes that come so many seconds from now; the polls without and with sleep that it took."""
         self.spins = self.sleeps = 0
         self.due = self.now + after
-        assert self.spinner.wait(alone) == READY
+        assert self.spinner.wait(alone) == DATA
         return self.spins, self.sleeps
 
 
@@ -102,14 +105,17 @@ def test_a_wait_is_short_up_to_some_times_the_limit() -> None:
 
 
 @pytest.mark.parametrize("spin_us", [0, 60, 10_000_000])
-def test_an_interrupt_ends_a_read_also_while_it_spins(spin_us: int) -> None:
+def test_what_was_read_is_served_before_the_transport_settles(spin_us: int) -> None:
     here, there = os.pipe()
     transport = PortTransport(here, there, spin_us)
     transport.write(b"1")
     assert transport.read(True) == b"1"  # at once: so the next read spins
-    transport.interrupt()
-    assert transport.read(True) == b""
-    os.close(here)
+    settled = threading.Thread(target=transport.settle, daemon=True)
+    settled.start()
+    assert settled.is_alive()  # as long as what was read is served
+    reading = threading.Thread(target=transport.read, args=(True,), daemon=True)
+    reading.start()
+    settled.join()
     os.close(there)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         """A stream of bytes each way."""
 
         def read(self, alone: bool = False) -> bytes:
-            """Wait for bytes and return them; empty at the end of the input, or after :meth:`interrupt`.
+            """Wait for bytes and return them; empty at the end of the input.
 
             ``alone`` says that nothing else in the process is at work, so that waiting may cost processor time.
             """
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
             A part of :data:`WRITE_SIZE` bytes or more is the last.
             """
-            ...
-
-        def interrupt(self) -> None:
-            """Make :meth:`read` return as at the end of the input, from any thread."""
             ...
 
 
@@ -67,7 +63,7 @@ def serve(
             for received in session.receive_data(data):
                 answer = received if isinstance(received, Failure) else client.handle(received)
                 if answer is not None:  # else it comes later
-                    outbox.send(answer, received.atoms)
+                    outbox.hold(answer, received.atoms)
             outbox.flush()
         if (failure := session.receive_end()) is not None:
             outbox.send(failure, frozenset())
@@ -77,9 +73,10 @@ def serve(
 
 
 class Outbox:
-    """Sends messages to one client, from any thread, in the order in which they come.
+    """Sends messages to one client, from any thread, those of each thread in the order in which they come.
 
-    What the thread that made it sends is held for :meth:`flush`, or until it is much, or until another thread sends.
+    What the thread that made it sends is held for :meth:`flush`, or until it is much: nothing of the same request can
+    come from another thread afterwards.
     """
 
     def __init__(self, transport: Transport, session: Session) -> None:
@@ -92,21 +89,26 @@ class Outbox:
 
     def send(self, message: Message, atoms: Set[Atom]) -> None:
         """Send a message; ``atoms`` are those of the request it belongs to. Raises as :meth:`Session.send` does."""
-        header, body = self._session.send(message, atoms)
+        if get_ident() == self._reader:
+            self.hold(message, atoms)
+            return
+        parts = self._session.send(message, atoms)
         with self._lock:
-            self._parts += header, body
-            self._held += len(body)
-            if self._held >= WRITE_SIZE or get_ident() != self._reader:
-                self._write()
+            self._transport.write(*parts)
+
+    def hold(self, message: Message, atoms: Set[Atom]) -> None:
+        """Send a message from the thread that made the outbox, with the next :meth:`flush`."""
+        header, body = self._session.send(message, atoms)
+        parts = self._parts
+        parts.append(header)
+        parts.append(body)
+        self._held += len(body)
+        if self._held >= WRITE_SIZE:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is held."""
-        with self._lock:
-            if self._parts:
-                self._write()
-
-    def _write(self) -> None:
-        parts = self._parts
-        self._parts = []
-        self._held = 0
-        self._transport.write(*parts)
+        if self._parts:
+            parts, self._parts, self._held = self._parts, [], 0
+            with self._lock:
+                self._transport.write(*parts)

@@ -28,7 +28,7 @@ class MemoryTransport:
             self._outgoing.put(data)
 
     def interrupt(self) -> None:
-        """Make :meth:`read` of this end return as at the end of the input."""
+        """Make :meth:`read` of this end return as at the end of the input, from any thread."""
         self._incoming.put(b"")
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 
 from .base import WRITE_SIZE
 from .spinner import SPIN_US, Spinner
@@ -26,22 +27,24 @@ class PortTransport:
     def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
         self._in = fd_in
         self._out = fd_out
-        self._wakeup, self._waker = os.pipe()
-        os.set_blocking(self._waker, False)
+        self._serving = threading.Lock()  # held but for the time in which read waits
+        self._serving.acquire()
         poll = select.poll()
-        for fd in (fd_in, self._wakeup):
-            poll.register(fd, select.POLLIN)
-        self._spinner = Spinner(poll.poll, spin_us / 1e6 if _processors() > 1 else 0.0)
+        poll.register(fd_in, select.POLLIN)
+        self._spinner = Spinner(poll.poll, self._read, spin_us / 1e6 if _processors() > 1 else 0.0)
 
     def read(self, alone: bool = False) -> bytes:
         """See :meth:`erl_bridge.transports.base.Transport.read`."""
-        for fd, _ in self._spinner.wait(alone):
-            if fd == self._wakeup:
-                return b""
+        self._serving.release()
         try:
-            return os.read(self._in, READ_SIZE)
+            return self._spinner.wait(alone)
         except OSError:
             return b""
+        finally:
+            self._serving.acquire()
+
+    def _read(self) -> bytes:
+        return os.read(self._in, READ_SIZE)
 
     def write(self, *parts: bytes) -> None:
         """See :meth:`erl_bridge.transports.base.Transport.write`."""
@@ -60,12 +63,12 @@ class PortTransport:
             while rest:
                 rest = rest[os.write(self._out, rest) :]
 
-    def interrupt(self) -> None:
-        """See :meth:`erl_bridge.transports.base.Transport.interrupt`."""
-        try:
-            os.write(self._waker, b"x")
-        except BlockingIOError:
-            return  # it has been interrupted often enough
+    def settle(self) -> None:
+        """Return, in another thread than that of :meth:`read`, when all that was read has been served.
+
+        Nothing is served any more afterwards.
+        """
+        self._serving.acquire()
 
 
 def _processors() -> int:

@@ -38,7 +38,7 @@ def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
     if not isinstance(term, dict):
         return Failure(None, invalid("request", "a map", term), atoms)
     try:
-        return _request(term if term.keys() <= _KNOWN else _with_atoms(term), atoms)
+        return _request(term if _KNOWN.issuperset(term) else _with_atoms(term), atoms)
     except InvalidRequest as error:
         return Failure(term.get(_MESSAGE_ID, term.get("message_id")), error, atoms)
 
@@ -57,20 +57,23 @@ def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
         message_id, request_type = fields[_MESSAGE_ID], fields[_REQUEST_TYPE]
     except KeyError as missing:
         raise InvalidRequest(f"request: the required key {missing.args[0]} is missing") from None
-    metadata = _map(fields.get(_METADATA), "metadata")
-    return Request(
-        message_id,
-        _name(request_type),
-        _map(fields.get(_PAYLOAD), "payload"),
-        metadata=metadata,
-        timeout_ms=_timeout(metadata),
-        atoms=atoms,
-    )
+    # What nearly every request has is looked at here: a call takes as long as all the rest of this.
+    payload = fields.get(_PAYLOAD)
+    if type(payload) is not dict:
+        payload = _map(payload, "payload")
+    metadata = fields.get(_METADATA)
+    timeout_ms = None
+    if metadata != _NONE:
+        metadata = _map(metadata, "metadata")
+        timeout_ms = _timeout(metadata)
+    name = request_type.name if type(request_type) is Atom else _name(request_type)
+    return Request(message_id, name, payload, metadata, timeout_ms, atoms)
+
+
+_NONE: dict[Any, Any] = {}
 
 
 def _name(value: Any) -> str:
-    if isinstance(value, Atom):
-        return value.name
     if isinstance(value, str) and value:
         return value
     raise invalid("request_type", "an atom or a string", value)
