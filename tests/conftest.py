@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from certificates import Certificates
 from support import BridgeProcess
 
 
@@ -25,3 +26,9 @@ def app_bridge() -> Iterator[BridgeProcess]:
     """A bridge process with the handlers of ``tests/handlers_app.py`` and without DSPy."""
     with BridgeProcess("--no-dspy", "--app", "handlers_app:app", cwd=Path(__file__).parent) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, a server's certificate for localhost and a client's."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
