@@ -12,7 +12,7 @@ from test_dspy_support import CHARACTERS, LOCAL, Client, atoms, character_names
 
 from erl_bridge import etf
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, OptimizationError, Stopped
-from erl_bridge.handlers.dspy import jobs
+from erl_bridge.handlers.dspy import evaluation, jobs
 from erl_bridge.handlers.dspy import predict as predicting
 from erl_bridge.handlers.dspy.progress import INTERVAL, Progress
 from erl_bridge.handlers.dspy.run import Run
@@ -33,7 +33,7 @@ def optimize(client: Client | None = None, **changes: Any) -> Any:
 
 def evaluate(client: Client | None = None, **changes: Any) -> Any:
     payload = {"signature": CHARACTERS, "data": TEST, "lm": LOCAL, **changes}
-    return jobs.evaluate_pipeline(payload, (client or Client()).context)
+    return evaluation.evaluate_pipeline(payload, (client or Client()).context)
 
 
 def predict(client: Client | None = None, **changes: Any) -> Any:
@@ -243,6 +243,9 @@ NONSENSE = [
     (math.inf, "inf"),
     (10**400, "an integer of 1329 bits"),
     ({}, "%{}"),
+    ({"score": None}, '%{"score" => nil}'),
+    ({"score": 1, "feedback": 2}, '%{"score" => 1, "feedback" => 2}'),
+    ({"score": 1, "reason": "x"}, '%{"score" => 1, "reason" => "x"}'),
 ]
 
 
@@ -254,7 +257,10 @@ def test_a_metric_that_returns_nonsense_ends_the_run(value: Any, shown: str, thr
     for run in (evaluate, optimize):
         with pytest.raises(CallbackError) as caught:
             run(client, config=config)
-        said = "the client's function judge, called as the metric: expected a number or a boolean, got"
+        said = (
+            "the client's function judge, called as the metric: expected a number, a boolean or "
+            "%{score: number, feedback: text}, got"
+        )
         assert caught.value.message == f"{said} {shown}"
 
 
@@ -413,6 +419,10 @@ def test_a_run_that_nobody_waits_for_ends(optimizer: str, threads: int) -> None:
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 NO_DATASETS = "rows given as %{dataset: id} are not supported by this version; send the list of rows itself"
+ANY_METRIC = (
+    "expected one of exact_match, f1, hotpot_f1, passage_match, semantic_f1, complete_and_grounded, or a map with one "
+    "of the keys callback, weighted, fields, judge, tolerance, metric"
+)
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (optimize, {"training_data": []}, "payload.training_data: expected at least one row, got none"),
     (optimize, {"training_data": 5}, "payload.training_data: expected a list of maps, got 5"),
@@ -442,7 +452,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (optimize, {"config": {"max_demos": "4"}}, 'payload.config.max_demos: expected int, got "4"'),
     (optimize, {"config": {"max_demos": -1}}, "payload.config.max_demos: expected int >= 0, got -1"),
     (optimize, {"config": {"metric": A("exact")}},
-     "payload.config.metric: expected one of exact_match, f1, or %{callback: name}, got \"exact\""),
+     f"payload.config.metric: {ANY_METRIC}, got :exact"),
     (evaluate, {"config": {"metric": {"callback": 5}}},
      "payload.config.metric.callback: expected the name of a function, an atom or a string, got 5"),
     (evaluate, {"config": {"num_threads": 0}}, "payload.config.num_threads: expected int >= 1, got 0"),
@@ -474,7 +484,7 @@ def test_what_does_not_fit_is_refused_before_any_work(run: Any, changes: dict[st
     assert client.calls == []
 
 
-@pytest.mark.parametrize("run", [jobs.optimize_signature, jobs.evaluate_pipeline, predicting.predict])
+@pytest.mark.parametrize("run", [jobs.optimize_signature, evaluation.evaluate_pipeline, predicting.predict])
 def test_a_payload_needs_its_keys(run: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^payload: the required key \w+ is missing$"):
         run({}, Client().context)
@@ -490,7 +500,7 @@ def test_atoms_and_strings_mean_the_same_everywhere() -> None:
         "lm": A(LOCAL),
         "config": {"metric": A("exact_match")},
     }
-    results = [jobs.evaluate_pipeline(one, Client().context) for one in (payload, atoms(payload))]
+    results = [evaluation.evaluate_pipeline(one, Client().context) for one in (payload, atoms(payload))]
     assert [result[A("score")] for result in results] == [1.0, 1.0]
 
 

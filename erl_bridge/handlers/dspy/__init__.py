@@ -5,12 +5,12 @@ from __future__ import annotations
 from ... import etf
 from ...app import Handler
 
-_JOBS, _PREDICT = f"{__name__}.jobs", f"{__name__}.predict"
+_JOBS, _EVALUATION, _PREDICT = f"{__name__}.jobs", f"{__name__}.evaluation", f"{__name__}.predict"
 
 HANDLERS = [
     Handler("optimize_signature", f"{_JOBS}:optimize_signature", run="job"),
     Handler("train_model", f"{_JOBS}:train_model", run="job"),
-    Handler("evaluate_pipeline", f"{_JOBS}:evaluate_pipeline", run="job"),
+    Handler("evaluate_pipeline", f"{_EVALUATION}:evaluate_pipeline", run="job"),
     Handler("predict", f"{_PREDICT}:predict", run="job", reuse=True),
 ]
 

@@ -8,61 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...error_map import error_map
 from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
-from . import metrics, models, optimizers, programs, schema, scoring
+from . import metrics, models, optimizers, programs, schema
 from .errors import at_work
 from .progress import Progress
 from .rows import read_rows
 from .run import Run
 from .search import Judge, Search
-from .signatures import write_fields
 
 if TYPE_CHECKING:
     from ...context import Context
     from .optimizers import Optimizer
-    from .programs import Program
-    from .rows import Row
-
-
-def evaluate_pipeline(payload: Any, context: Context) -> Any:
-    """``:evaluate_pipeline``: how right a program is on rows with known answers.
-
-    The result is ``%{score, correct, total, errors, metric, results, usage}``. ``score`` is the mean over all rows,
-    those that failed (``errors`` of them) counted 0.0; ``correct`` is how many reached 1.0. ``results`` has one map
-    for each row in their order: ``%{row, inputs, expected, prediction, score, error}``, where ``row`` counts from 0
-    and either ``prediction`` and ``score`` or ``error`` (an error map) is nil. ``usage`` is what it took, as in
-    ``optimization_metrics``.
-
-    When all rows fail, or the first ten, that is the error of the request.
-    """
-    request = validate(payload, schema.EvaluatePipeline)
-    config = request.config or schema.EvaluateConfig()
-    program = programs.from_payload_of(request)
-    rows = read_rows(request.data, program.signature, "payload.data")
-    run = Run(context)
-    metric = metrics.build(config.metric, program, run)
-    with at_work():
-        model = models.build(request.lm, run)
-        judge = Judge(program, rows, metric, run, model.threads(config), Progress(run))
-        with model.in_use(), judge.phase("evaluate"):
-            outcomes = judge.outcomes(program.build())
-    return named(
-        {
-            "score": scoring.mean(outcomes),
-            "correct": sum(outcome.score is not None and outcome.score >= 1.0 for outcome in outcomes),
-            "total": len(rows),
-            "errors": sum(outcome.error is not None for outcome in outcomes),
-            "metric": metric.wire,
-            "results": [
-                _result(number, *pair, program) for number, pair in enumerate(zip(rows, outcomes, strict=True))
-            ],
-            "usage": named(run.spent()),
-        }
-    )
 
 
 def optimize_signature(payload: Any, context: Context) -> Any:
@@ -122,21 +81,5 @@ def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: 
                     **run.spent(),
                 }
             ),
-        }
-    )
-
-
-# -- requests and results as terms ----------------------------------------------------------------------------------
-
-
-def _result(number: int, row: Row, outcome: scoring.Outcome, program: Program) -> dict[Any, Any]:
-    return named(
-        {
-            "row": number,
-            "inputs": write_fields(program.signature.inputs, row.values),
-            "expected": write_fields(program.signature.outputs, row.values),
-            "prediction": outcome.outputs,
-            "score": outcome.score,
-            "error": None if outcome.error is None else error_map(outcome.error),
         }
     )

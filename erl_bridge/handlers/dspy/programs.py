@@ -38,7 +38,7 @@ from .signatures import Field, Signature, by_name, from_payload, read_value, wri
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .schema import EvaluatePipeline, OptimizeSignature, Predict
+    from .schema import Baseline, OptimizeSignature, Predict
 
 FORMAT = 1
 
@@ -160,15 +160,15 @@ def _text(value: Any) -> Any:
 # -- from payloads -----------------------------------------------------------------------------------------------
 
 
-def from_payload_of(payload: OptimizeSignature | EvaluatePipeline | Predict) -> Program:
+def from_payload_of(payload: OptimizeSignature | Baseline | Predict, path: str = "payload") -> Program:
     """The program that a request is about: its ``program``, or its ``signature`` and ``module`` with no demos."""
     if (payload.program is None) == (payload.signature is None):
-        raise InvalidRequest("payload: expected either a program or a signature")
+        raise InvalidRequest(f"{path}: expected either a program or a signature")
     if payload.signature is None:
         if payload.module is not None:
-            raise InvalidRequest("payload.module: a program names its module itself; leave it out")
-        return from_map(payload.program, "payload.program")
-    return _program(payload.module or "predict", from_payload(payload.signature), "payload")
+            raise InvalidRequest(f"{path}.module: a program names its module itself; leave it out")
+        return from_map(payload.program, f"{path}.program")
+    return _program(payload.module or "predict", from_payload(payload.signature, f"{path}.signature"), path)
 
 
 def from_map(value: Any, path: str) -> Program:

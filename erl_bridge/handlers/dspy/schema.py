@@ -6,7 +6,7 @@ rows, optimizers' options) is ``Any`` here and read by the module that owns the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -30,13 +30,7 @@ class SignatureMap(Struct, kw_only=True):
     instructions: str | None = None
 
 
-class CallbackMap(Struct, kw_only=True):
-    """``%{callback: name}``: a function of the client."""
-
-    callback: Any
-
-
-Metric = str | CallbackMap
+Metric = Any  # read by metrics.py
 
 
 class LmMap(Struct, kw_only=True):
@@ -68,7 +62,7 @@ class OptimizeSignature(Struct, kw_only=True):
 class TrainModel(OptimizeSignature, kw_only=True):
     """``:train_model``: as ``:optimize_signature``, and the ``method``."""
 
-    method: str = "few_shot"
+    method: Literal["few_shot", "fine_tune"] = "few_shot"
 
 
 class EvaluateConfig(Struct, kw_only=True):
@@ -78,14 +72,20 @@ class EvaluateConfig(Struct, kw_only=True):
     num_threads: Threads | None = None
 
 
-class EvaluatePipeline(Struct, kw_only=True):
+class Baseline(Struct, kw_only=True):
+    """What a program is compared with: either ``signature`` (and ``module``) or a ``program``."""
+
+    signature: str | SignatureMap | None = None
+    module: str | None = None
+    program: Any = None
+
+
+class EvaluatePipeline(Baseline, kw_only=True):
     """``:evaluate_pipeline``: either ``signature`` (and ``module``) or a ``program``."""
 
     data: Any
     lm: Any
-    signature: str | SignatureMap | None = None
-    module: str | None = None
-    program: Any = None
+    baseline: Baseline | None = None
     config: EvaluateConfig | None = None
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ...errors import BridgeError
-    from .metrics import Scorer
+    from .metrics import Scorer, Verdict
     from .programs import Program
     from .run import Run
 
@@ -33,11 +33,12 @@ OUTAGE = 10  # failed rows, without one that went well, after which a model coun
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row: its ``outputs`` (a map for the client) and ``score``, or the ``error``."""
+    """What became of a row: its ``outputs`` (a map for the client), ``score`` and ``feedback``, or the ``error``."""
 
     outputs: dict[Any, Any] | None = None
     score: float | None = None
     error: BridgeError | None = None
+    feedback: str | None = None
 
 
 def predict(program: Program, module: Any, inputs: Sequence[dict[str, Any]], num_threads: int) -> list[Outcome]:
@@ -61,7 +62,7 @@ def evaluate(
     watch = _Watch(run, min(OUTAGE, len(examples)))
 
     def one(example: Any) -> Outcome:
-        outcome = _outcome(program, module, example.inputs(), lambda prediction: metric(example, prediction))
+        outcome = _outcome(program, module, example.inputs(), lambda prediction: metric.verdict(example, prediction))
         watch.saw(outcome)
         on_row()
         return outcome
@@ -69,9 +70,14 @@ def evaluate(
     return each(one, examples, num_threads)
 
 
+def scores(outcomes: Sequence[Outcome]) -> list[float]:
+    """The score of each row, 0.0 where it failed."""
+    return [outcome.score or 0.0 for outcome in outcomes]
+
+
 def mean(outcomes: Sequence[Outcome]) -> float:
     """The score of all rows together, those that failed counted as 0.0."""
-    return sum(outcome.score or 0.0 for outcome in outcomes) / len(outcomes)
+    return sum(scores(outcomes)) / len(outcomes)
 
 
 def each(work: Callable[[A], B], items: Sequence[A], num_threads: int) -> list[B]:
@@ -90,11 +96,14 @@ def each(work: Callable[[A], B], items: Sequence[A], num_threads: int) -> list[B
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _outcome(program: Program, module: Any, inputs: Any, score: Callable[[Any], float] | None = None) -> Outcome:
+def _outcome(program: Program, module: Any, inputs: Any, judge: Callable[[Any], Verdict] | None = None) -> Outcome:
     try:
         prediction = module(**inputs)
         outputs = write_fields(program.outputs, prediction)
-        return Outcome(outputs, None if score is None else score(prediction))
+        if judge is None:
+            return Outcome(outputs)
+        verdict = judge(prediction)
+        return Outcome(outputs, verdict.score, feedback=verdict.feedback)
     except Exception as error:
         return Outcome(error=translate(error))
 
