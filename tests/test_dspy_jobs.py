@@ -12,7 +12,7 @@ from test_dspy_support import CHARACTERS, LOCAL, Client, atoms, character_names
 
 from erl_bridge import etf
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, OptimizationError, Stopped
-from erl_bridge.handlers.dspy import evaluation, jobs
+from erl_bridge.handlers.dspy import evaluation, jobs, modules
 from erl_bridge.handlers.dspy import predict as predicting
 from erl_bridge.handlers.dspy.progress import INTERVAL, Progress
 from erl_bridge.handlers.dspy.run import Run
@@ -43,6 +43,11 @@ def predict(client: Client | None = None, **changes: Any) -> Any:
 
 def pairs(*rows: tuple[Any, Any]) -> list[dict[str, Any]]:
     return [{"question": question, "answer": answer} for question, answer in rows]
+
+
+def demos_of(result: Any) -> Any:
+    (predictor,) = result[A("program")][A("predictors")]
+    return predictor[A("demos")]
 
 
 def metrics_of(result: Any) -> Any:
@@ -90,8 +95,10 @@ def test_optimizing_raises_the_score(optimizer: str) -> None:
 def test_the_signature_that_comes_back_shows_the_demonstrations() -> None:
     result = optimize()
     signature = result[A("optimized_signature")]
-    assert signature[A("demos")] == result[A("program")][A("demos")]
-    assert {**result[A("program")][A("signature")], A("demos"): signature[A("demos")]} == signature
+    (predictor,) = result[A("program")][A("predictors")]
+    assert signature[A("demos")] == predictor[A("demos")] != []
+    learned = {A("demos"): signature[A("demos")], A("predictors"): [predictor]}
+    assert {**result[A("program")][A("signature")], **learned} == signature
 
 
 def test_a_run_can_be_repeated_and_a_seed_is_another_run() -> None:
@@ -111,9 +118,9 @@ def test_several_threads_find_the_same() -> None:
 
 def test_options_by_dspys_names() -> None:
     config = {"max_bootstrapped_demos": 1, "max_labeled_demos": 2, "metric_threshold": 0.5, "max_rounds": 2}
-    demos = optimize(config=config)[A("program")][A("demos")]
+    demos = demos_of(optimize(config=config))
     assert [A("augmented") in demo for demo in demos] == [True, False]
-    assert len(optimize(config={"optimizer": "labeled_few_shot", "k": 3})[A("program")][A("demos")]) == 3
+    assert len(demos_of(optimize(config={"optimizer": "labeled_few_shot", "k": 3}))) == 3
 
 
 def test_search_stops_at_a_score() -> None:
@@ -456,7 +463,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (evaluate, {"config": {"metric": {"callback": 5}}},
      "payload.config.metric.callback: expected the name of a function, an atom or a string, got 5"),
     (evaluate, {"config": {"num_threads": 0}}, "payload.config.num_threads: expected int >= 1, got 0"),
-    (evaluate, {"module": A("react")}, "payload.module: expected one of predict, chain_of_thought, got \"react\""),
+    (evaluate, {"module": A("tree")}, f'payload.module: expected one of {", ".join(modules.KINDS)}, got "tree"'),
     (evaluate, {"module": "chain_of_thought", "signature": "a -> reasoning", "data": [{}]},
      "payload.signature: chain_of_thought adds the field reasoning itself; give yours another name"),
     (evaluate, {"signature": None}, "payload: expected either a program or a signature"),
@@ -521,7 +528,7 @@ def train(**changes: Any) -> Any:
 def test_training_makes_demonstrations_of_the_rows() -> None:
     result = train(method=A("few_shot"), config={"max_labeled_demos": 1})
     assert str(metrics_of(result)["optimizer"]) == "labeled_few_shot"
-    assert len(result[A("program")][A("demos")]) == 1
+    assert len(demos_of(result)) == 1
     assert str(metrics_of(train(config={"optimizer": "bootstrap_few_shot"}))["optimizer"]) == "bootstrap_few_shot"
 
 

@@ -18,7 +18,7 @@ from dspy.utils import exceptions as dspy_errors
 from test_dspy_support import LOCAL, Client
 
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, LanguageModelError, OptimizationError
-from erl_bridge.handlers.dspy import jobs, models, predict
+from erl_bridge.handlers.dspy import evaluation, jobs, models, predict
 from erl_bridge.handlers.dspy.errors import translate, translate_optimizer
 from erl_bridge.handlers.dspy.nearest_demo import respond
 from erl_bridge.handlers.dspy.redact import RedactingFilter, redact
@@ -113,7 +113,7 @@ def test_a_provider_is_asked_with_the_settings_of_the_request(serve: Any) -> Non
 def test_what_was_spent_is_counted_in_all_threads(serve: Any) -> None:
     provider = serve(completion("yes"))
     data = [{"question": str(number), "answer": "yes"} for number in range(12)]
-    result = jobs.evaluate_pipeline({"signature": QA, "data": data, "lm": provider.lm}, Client().context)
+    result = evaluation.evaluate_pipeline({"signature": QA, "data": data, "lm": provider.lm}, Client().context)
     usage = {str(name): value for name, value in result[A("usage")].items()}
     assert (usage["lm_calls"], usage["prompt_tokens"], usage["completion_tokens"]) == (12, 1200, 120)
     assert usage["cost_usd"] == pytest.approx(12 * (100 * 0.15 + 10 * 0.6) / 1e6)  # the price in DSPy's own table
@@ -220,7 +220,7 @@ def test_a_model_keeps_no_history_and_is_never_copied_deeply() -> None:
         dspy.Predict(QA)(question="Is it?")
     assert model.lm.history == []
     assert copy.deepcopy(model.lm) is model.lm
-    assert model.lm.copy(rollout_id=1, temperature=1.0)._run is run
+    assert model.lm.copy(rollout_id=1, temperature=1.0).run is run
     assert run.meter.summary()["lm_calls"] == 1
 
 
@@ -308,10 +308,10 @@ def local(signature: str, demos: list[dict[str, Any]], **inputs: Any) -> Any:
         for side in (given, wanted)
     ]
     program = {
-        "format": 1,
+        "format": 2,
         "module": "predict",
         "signature": {"input_fields": fields[0], "output_fields": fields[1]},
-        "demos": demos,
+        "predictors": [{"name": "self", "demos": demos}],
     }
     return predict.predict({"program": program, "inputs": inputs, "lm": LOCAL}, Client().context)
 

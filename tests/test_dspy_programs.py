@@ -13,8 +13,9 @@ from test_dspy_support import CHARACTERS, LOCAL, Client, atoms, character_names,
 
 from erl_bridge import etf
 from erl_bridge.errors import InvalidRequest
-from erl_bridge.handlers.dspy import jobs, predict, programs
+from erl_bridge.handlers.dspy import jobs, modules, predict, programs, schema, signatures
 from erl_bridge.terms import Atom
+from erl_bridge.validation import validate
 from erl_bridge.version import VERSION
 from erl_bridge.vocabulary import VOCABULARY
 
@@ -28,13 +29,18 @@ def optimized(**more: Any) -> Any:
     return jobs.optimize_signature(payload, Client().context)
 
 
+def demos_of(program: Any) -> Any:
+    (predictor,) = program[A("predictors")]
+    return predictor[A("demos")]
+
+
 @pytest.fixture(scope="module")
 def program() -> Any:
     return optimized()[A("program")]
 
 
 def test_a_program_holds_what_it_takes(program: Any) -> None:
-    assert program[A("format")] == 1
+    assert program[A("format")] == 2
     assert program[A("module")] is A("predict")
     assert program[A("signature")][A("instructions")] == "Say what kind of character this is."
     assert program[A("signature")][A("input_fields")] == [
@@ -43,8 +49,11 @@ def test_a_program_holds_what_it_takes(program: Any) -> None:
     assert program[A("versions")] == {A("dspy"): dspy.__version__, A("erl_bridge"): VERSION}
     assert program[A("metric")] == "exact_match"
     assert 0.0 < program[A("score")] <= 1.0
+    assert [{**one, A("demos"): []} for one in program[A("predictors")]] == [
+        {A("name"): "self", A("instructions"): None, A("demos"): []}
+    ]
     made, taken = [], []
-    for demo in program[A("demos")]:
+    for demo in demos_of(program):
         (made if A("augmented") in demo else taken).append(demo)
     assert len(made) in range(1, 5)
     assert len(made) + len(taken) == 16
@@ -84,7 +93,7 @@ def test_a_module_keeps_the_outputs_it_adds() -> None:
     program = optimized(module="chain_of_thought", config={"max_labeled_demos": 2, "max_demos": 1})[A("program")]
     reasoning = programs.from_map(program, "payload.program").outputs[0].label
     assert str(reasoning) == "reasoning"
-    assert any(reasoning in demo for demo in program[A("demos")])
+    assert any(reasoning in demo for demo in demos_of(program))
     answer = predict.predict({"program": program, "inputs": {A("name"): "DIGIT SEVEN"}, "lm": LOCAL}, Client().context)
     assert list(answer) == [reasoning, A("kind")]
 
@@ -104,23 +113,45 @@ def without(program: Any, *names: str) -> Any:
     return {key: value for key, value in program.items() if str(key) not in names}
 
 
+def learned(*demos: Any, **more: Any) -> Any:
+    return {"predictors": [{"name": "self", "demos": list(demos), **more}]}
+
+
 TAMPERED = [
     ({"lm": {"api_base": "http://evil"}}, "payload.program: unknown key :lm; the keys are format, module, signature, "
-     "demos, versions, fingerprint, score, metric"),
+     "predictors, versions, fingerprint, score, metric, scored_on"),
     ({"config": {"api_base": "http://evil"}}, "payload.program: unknown key :config"),
     ({"traces": []}, "payload.program: unknown key :traces"),
-    ({"format": 2, "versions": {"dspy": "4.0.0", "erl_bridge": "9.1.0"}, "steps": []},
-     f"payload.program.format: expected 1, which {OURS} reads, got 2, made by erl_bridge 9.1.0 with dspy 4.0.0"),
-    ({"format": "1"}, f'payload.program.format: expected 1, which {OURS} reads, got "1", made by {OURS}'),
-    ({"module": "os.system"}, "payload.program.module: expected one of predict, chain_of_thought, got \"os.system\""),
-    ({"demos": {}}, "payload.program.demos: expected list, got %{}"),
-    ({"demos": [5]}, "payload.program.demos[0]: expected a map, got 5"),
-    ({"demos": [{"name": "x", "lm": 1}]},
-     "payload.program.demos[0]: unknown key :lm; the keys are name, kind, augmented"),
-    ({"demos": [{"name": 1}]}, "payload.program.demos[0].name: expected str, got 1"),
-    ({"demos": [{"augmented": 1}]}, "payload.program.demos[0].augmented: expected a boolean, got 1"),
+    (learned(lm={"api_base": "http://evil"}),
+     "payload.program.predictors[0]: unknown key :lm; the keys are name, demos, instructions"),
+    (learned(config={"api_base": "http://evil"}), "payload.program.predictors[0]: unknown key :config"),
+    ({"module": {"name": "predict", "lm": "x"}}, "payload.program.module: unknown key :lm; the keys are name"),
+    ({"module": {"name": "predict", "api_base": "x"}}, "payload.program.module: unknown key :api_base"),
+    ({"signature": {**CHARACTERS, "lm": 1}}, "payload.program.signature: unknown key :lm"),
+    ({"format": 3, "versions": {"dspy": "4.0.0", "erl_bridge": "9.1.0"}, "steps": []},
+     f"payload.program.format: expected 2, which {OURS} reads, got 3, made by erl_bridge 9.1.0 with dspy 4.0.0"),
+    ({"format": "2"}, f'payload.program.format: expected 2, which {OURS} reads, got "2", made by {OURS}'),
+    ({"module": "os.system"},
+     f'payload.program.module: expected one of {", ".join(modules.KINDS)}, got "os.system"'),
+    ({"module": 5}, f"payload.program.module: expected a module: one of {', '.join(modules.KINDS)}, "
+     "a map with its name, or a list of steps, got 5"),
+    ({"predictors": {}}, "payload.program.predictors: expected list, got %{}"),
+    ({"predictors": []}, f"payload.program.predictors: the module \"predict\" of {OURS} has the predictors self, but "
+     f"the program, made by {OURS}, has none"),
+    ({"predictors": [{"name": "predict", "demos": []}], "versions": {"dspy": "2.6.0", "erl_bridge": "0.1.0"}},
+     f"payload.program.predictors: the module \"predict\" of {OURS} has the predictors self, but the program, made by "
+     "erl_bridge 0.1.0 with dspy 2.6.0, has predict"),
+    ({"predictors": [{"name": "self", "demos": {}}]},
+     "payload.program.predictors[0].demos: expected list, got %{}"),
+    (learned(5), "payload.program.predictors[0].demos[0]: expected a map, got 5"),
+    (learned({"name": "x", "lm": 1}),
+     "payload.program.predictors[0].demos[0]: unknown key :lm; the keys are name, kind, augmented"),
+    (learned({"name": 1}), "payload.program.predictors[0].demos[0].name: expected str, got 1"),
+    (learned({"augmented": 1}), "payload.program.predictors[0].demos[0].augmented: expected a boolean, got 1"),
+    (learned(instructions=5), "payload.program.predictors[0].instructions: expected str | nil, got 5"),
     ({"signature": {}}, "payload.program.signature: the required key input_fields is missing"),
-    ({"demos": []}, "payload.program.fingerprint: the program was changed after it was made: its content has the"),
+    (learned(), "payload.program.fingerprint: the program was changed after it was made: its content has the"),
+    (learned(instructions="Obey."), "payload.program.fingerprint: the program was changed after it was made"),
 ]  # fmt: skip
 
 
@@ -132,11 +163,12 @@ def test_a_program_that_was_changed_is_refused(program: Any, changes: Any, messa
 
 
 def test_a_change_that_is_meant_leaves_the_fingerprint_out(program: Any) -> None:
-    changed = without(change(program, demos=[], versions={"dspy": "2.6.0"}), "fingerprint", "score", "metric")
-    assert programs.from_map(changed, "payload.program").demos == ()
+    changed = without(change(program, **learned(), versions={"dspy": "2.6.0"}), "fingerprint", "score", "metric")
+    (predictor,) = programs.from_map(changed, "payload.program").predictors
+    assert predictor.demos == ()
 
 
-@pytest.mark.parametrize("missing", ["module", "signature", "demos"])
+@pytest.mark.parametrize("missing", ["module", "signature", "predictors"])
 def test_what_a_program_needs(program: Any, missing: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^payload\.program: the required key {missing} is missing$"):
         programs.from_map(without(program, missing), "payload.program")
@@ -147,11 +179,42 @@ def test_a_program_is_a_map() -> None:
         programs.from_map(5, "payload.program")
 
 
+def question(module: Any = "predict") -> programs.Program:
+    signature = signatures.from_payload("question -> answer")
+    return programs.new(modules.read(module, signature, "module", "signature"))
+
+
 def test_of_dspys_state_only_instructions_and_demos_are_taken() -> None:
-    module = programs.Program("predict", programs.from_payload("question -> answer")).build()
+    module = question().build()
     predictor = module.predictors()[0]
     predictor.config = {"api_base": "http://evil"}
+    predictor.lm = dspy.LM("openai/x", api_base="http://evil")
     predictor.demos = [{"question": "1", "answer": "2", "api_base": "http://evil", "augmented": True}]
-    program = programs.Program("predict", programs.from_payload("question -> answer")).after(module)
+    predictor.signature = predictor.signature.with_instructions("Be brief.")
+    program = question().after(module)
     assert "evil" not in repr(program.to_map())
-    assert program.demo_maps() == [{"question": "1", "answer": "2", A("augmented"): True}]
+    assert [one.demo_maps() for one in program.predictors] == [[{"question": "1", "answer": "2", A("augmented"): True}]]
+    assert program.build().predictors()[0].signature.instructions == "Be brief."
+    assert program.optimized_signature()[A("instructions")] == "Be brief."
+    assert question().after(question().build()) == question()
+
+
+def test_an_example_that_shows_a_predictor_nothing_is_no_demonstration_of_it() -> None:
+    module = question().build()
+    module.predictors()[0].demos = [{"question": "1"}, {"answer": "2"}, {"question": "3", "answer": "4"}]
+    (predictor,) = question().after(module).predictors
+    assert predictor.demo_maps() == [{"question": "3", "answer": "4"}]
+
+
+def test_a_process_that_gets_a_program_again_does_not_build_it_again(program: Any) -> None:
+    def read(**changes: Any) -> programs.Program:
+        payload = {"program": change(program, **changes), "inputs": {}, "lm": LOCAL}
+        return programs.from_payload_of(validate(payload, schema.Predict))
+
+    assert read() is read()
+    assert read().ready() is read().ready()
+    assert read(score=0.125) is not read()
+    module = read().build()
+    assert module is not read().ready()
+    module.predictors()[0].demos = []
+    assert read().ready().predictors()[0].demos != []

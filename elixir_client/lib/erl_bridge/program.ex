@@ -24,26 +24,33 @@ defmodule ErlBridge.Program do
   alias ErlBridge.Program.Diff
 
   @typedoc """
-  A module of DSPy, the signature it works on, and the demonstrations for its prompt. `score` is
-  what it reached by `metric` on the rows for validation, from 0.0 to 1.0.
+  A module of DSPy, the signature it works on, and what each of its predictors has learned:
+  demonstrations for its prompt, and instructions where they are not those that the module makes of
+  the signature. `score` is what it reached by `metric` on the rows for validation, with the model
+  of `scored_on`, from 0.0 to 1.0.
   """
   @type t ::
           %{
             :format => pos_integer,
-            :module => atom,
+            :module => atom | map,
             :signature => map,
-            :demos => [map],
+            :predictors => [predictor],
             optional(:versions) => %{optional(atom) => String.t()},
             optional(:fingerprint) => String.t() | nil,
             optional(:score) => float | nil,
-            optional(:metric) => term
+            optional(:metric) => term,
+            optional(:scored_on) => map | nil
           }
           | %{String.t() => term}
+
+  @typedoc "A predictor of DSPy under its path in the module: `\"self\"`, `\"predict\"`, `\"draft.predict\"`."
+  @type predictor :: %{name: String.t(), instructions: String.t() | nil, demos: [map]}
 
   @type summary :: %{
           signature: String.t(),
           instructions: String.t() | nil,
           module: atom | String.t(),
+          predictors: [String.t()],
           demos: non_neg_integer,
           augmented: non_neg_integer,
           score: float | nil,
@@ -53,12 +60,12 @@ defmodule ErlBridge.Program do
 
   # Of the file, and of the map in it.
   @version 1
-  @format 1
+  @format 2
 
   @magic "erl_bridge program "
 
   # What makes a map a program for these functions; Python checks what is in it.
-  @parts [format: :number, module: :name, signature: :map, demos: :list]
+  @parts [format: :number, signature: :map, predictors: :list]
 
   @doc """
   Writes a program to a file, in the place of one that is there.
@@ -96,14 +103,20 @@ defmodule ErlBridge.Program do
   What a program is, in a small map.
 
       iex> ErlBridge.Program.summary(%{
-      ...>   format: 1,
+      ...>   format: 2,
       ...>   module: :predict,
       ...>   signature: %{
       ...>     instructions: "Answer.",
       ...>     input_fields: [%{name: :question, type: :str}],
       ...>     output_fields: [%{name: :answer, type: :float}]
       ...>   },
-      ...>   demos: [%{question: "2+2", answer: 4.0, augmented: true}, %{question: "1+1", answer: 2.0}],
+      ...>   predictors: [
+      ...>     %{
+      ...>       name: "self",
+      ...>       instructions: nil,
+      ...>       demos: [%{question: "2+2", answer: 4.0, augmented: true}, %{question: "1+1", answer: 2.0}]
+      ...>     }
+      ...>   ],
       ...>   versions: %{dspy: "3.4.1", erl_bridge: "0.1.0"},
       ...>   score: 0.5,
       ...>   metric: "exact_match"
@@ -112,6 +125,7 @@ defmodule ErlBridge.Program do
         signature: "question -> answer: float",
         instructions: "Answer.",
         module: :predict,
+        predictors: ["self"],
         demos: 2,
         augmented: 1,
         score: 0.5,
@@ -119,17 +133,20 @@ defmodule ErlBridge.Program do
         versions: %{dspy: "3.4.1", erl_bridge: "0.1.0"}
       }
 
-  `augmented` is how many of the demonstrations a language model made; the others are rows.
+  `demos` are those of all predictors; `augmented` is how many of them a language model made, the
+  others are rows. `instructions` are those of the signature.
   """
   @spec summary(t) :: summary
   def summary(program) do
     signature = Signature.from_map(program)
-    demos = get(program, :demos)
+    predictors = get(program, :predictors)
+    demos = Enum.flat_map(predictors, &get(&1, :demos))
 
     %{
       signature: Signature.notation(signature),
       instructions: signature.instructions,
-      module: get(program, :module),
+      module: module_name(get(program, :module)),
+      predictors: Enum.map(predictors, &get(&1, :name)),
       demos: length(demos),
       augmented: Enum.count(demos, &get(&1, :augmented)),
       score: get(program, :score),
@@ -137,6 +154,9 @@ defmodule ErlBridge.Program do
       versions: get(program, :versions) || %{}
     }
   end
+
+  defp module_name(%{} = module), do: get(module, :name)
+  defp module_name(name), do: name
 
   @doc """
   What the second of two programs has otherwise than the first; see `ErlBridge.Program.Diff`.
@@ -270,7 +290,6 @@ defmodule ErlBridge.Program do
   end
 
   defp kind?(:number, value), do: is_integer(value)
-  defp kind?(:name, value), do: (is_atom(value) and value != nil) or is_binary(value)
   defp kind?(:map, value), do: is_map(value)
   defp kind?(:list, value), do: is_list(value)
 

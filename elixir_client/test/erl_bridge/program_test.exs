@@ -8,11 +8,17 @@ defmodule ErlBridge.ProgramTest do
   @moduletag :tmp_dir
 
   @program %{
-    format: 1,
+    format: 2,
     module: :predict,
     signature:
       Signature.to_map(Signature.new(inputs: [:q], outputs: [:a], instructions: "Answer.")),
-    demos: [%{q: "2+2", a: "4", augmented: true}, %{q: "1+1", a: "2"}],
+    predictors: [
+      %{
+        name: "self",
+        instructions: nil,
+        demos: [%{q: "2+2", a: "4", augmented: true}, %{q: "1+1", a: "2"}]
+      }
+    ],
     versions: %{dspy: "3.4.1", erl_bridge: "0.1.0"},
     fingerprint: "sha256:00",
     score: 0.5,
@@ -23,6 +29,14 @@ defmodule ErlBridge.ProgramTest do
 
   defp file(body, header \\ "erl_bridge program 1"),
     do: "#{header} sha256:#{Base.encode16(:crypto.hash(:sha256, body), case: :lower)}\n#{body}"
+
+  defp texts(%{} = map), do: Map.new(map, fn {key, value} -> {to_string(key), texts(value)} end)
+  defp texts(list) when is_list(list), do: Enum.map(list, &texts/1)
+  defp texts(atom) when is_atom(atom) and atom not in [nil, true, false], do: to_string(atom)
+  defp texts(other), do: other
+
+  defp learned(program, changes),
+    do: %{program | predictors: Enum.map(program.predictors, &Map.merge(&1, changes))}
 
   describe "a file" do
     test "holds a program as it was, also in a folder that is made, also over an older one", %{
@@ -109,9 +123,9 @@ defmodule ErlBridge.ProgramTest do
 
       for {term, expected} <- [
             {[], "expected a program, a map, got: []"},
-            {Map.delete(@program, :demos), "whose demos is a list, got: nil"},
+            {Map.delete(@program, :predictors), "whose predictors is a list, got: nil"},
             {%{@program | signature: "q -> a"}, "whose signature is a map, got: \"q -> a\""},
-            {%{@program | format: 2}, "got 2, made by dspy 3.4.1, erl_bridge 0.1.0"},
+            {%{@program | format: 3}, "got 3, made by dspy 3.4.1, erl_bridge 0.1.0"},
             {put_in(@program.metric, [%{callback: {&String.length/1}} | :tail]),
              "has no place in a program"},
             {%{@program | score: self()}, "a function, process, port or reference"}
@@ -133,36 +147,30 @@ defmodule ErlBridge.ProgramTest do
 
   describe "a summary" do
     test "is the same of a program whose keys are strings" do
-      text = fn map -> Map.new(map, fn {key, value} -> {to_string(key), value} end) end
-
-      json =
-        text.(%{
-          @program
-          | demos: Enum.map(@program.demos, text),
-            signature: text.(@program.signature)
-        })
-
-      assert Program.summary(json) == Program.summary(@program)
+      assert texts(Program.summary(texts(@program))) == texts(Program.summary(@program))
     end
   end
 
   describe "a diff" do
     test "of equal programs is empty, whatever their versions are" do
-      other = %{@program | versions: %{}, fingerprint: nil, demos: Enum.reverse(@program.demos)}
+      [%{demos: demos}] = @program.predictors
+
+      other =
+        learned(%{@program | versions: %{}, fingerprint: nil}, %{demos: Enum.reverse(demos)})
+
       assert Program.diff(@program, other) == %{}
       assert Program.Diff.text(%{}) == "no difference\n"
     end
 
     test "has what changed, and nothing else" do
-      [first, second] = @program.demos
+      [%{demos: [first, second]}] = @program.predictors
       third = %{q: "3+3", a: "6"}
       field = %{name: :a, type: :int}
 
       later = %{
-        @program
+        learned(@program, %{demos: [third, second, second]})
         | module: :chain_of_thought,
           score: 0.75,
-          demos: [third, second, second],
           signature: %{@program.signature | output_fields: [field], instructions: "Add."}
       }
 
@@ -173,7 +181,12 @@ defmodule ErlBridge.ProgramTest do
                instructions: {"Answer.", "Add."},
                output_fields: {[%{name: :a, type: :str}], [field]},
                score: {0.5, 0.75},
-               demos: %{added: [third, second], removed: [first]}
+               predictors: %{
+                 "self" => %{
+                   instructions: {"Answer.", "Add."},
+                   demos: %{added: [third, second], removed: [first]}
+                 }
+               }
              }
 
       text = Program.Diff.text(diff)
@@ -181,19 +194,23 @@ defmodule ErlBridge.ProgramTest do
       assert text =~
                "module: :predict -> :chain_of_thought\ninstructions: \"Answer.\" -> \"Add.\"\n"
 
-      assert text =~ "demos: 2 added, 1 removed\n  - a: "
+      assert text =~ "self: demos: 2 added, 1 removed\n  - a: "
     end
 
     test "of a signature and its program is what the optimizer did" do
       signature = @program.signature
-      assert Program.diff(signature, @program) == %{demos: %{added: @program.demos, removed: []}}
+      [%{demos: demos}] = @program.predictors
+
+      assert Program.diff(signature, @program) == %{
+               predictors: %{"self" => %{demos: %{added: demos, removed: []}}}
+             }
 
       assert Program.diff(Signature.from_map(signature), @program) ==
                Program.diff(signature, @program)
     end
 
     test "long values are cut in the text" do
-      later = put_in(@program.signature.instructions, String.duplicate("word ", 500))
+      later = learned(@program, %{instructions: String.duplicate("word ", 500)})
 
       assert [line] =
                String.split(Program.Diff.text(Program.diff(@program, later)), "\n", trim: true)

@@ -98,7 +98,7 @@ defmodule ErlBridge.OptimizeTaskTest do
           ["--data", data, "--optimizer", "labeled_few_shot", "--max-demos", "3", "--out", out]
       )
 
-      assert {:ok, %{demos: [_, _, _]}} = Program.load(out)
+      assert {:ok, %{predictors: [%{demos: [_, _, _]}]}} = Program.load(out)
     end
 
     test "out of time without a program is an error, and nothing is saved", %{
@@ -202,7 +202,7 @@ defmodule ErlBridge.OptimizeTaskTest do
       assert {rest, 1} = await_end(port)
       assert output <> rest =~ "It is the best so far: a score of "
       assert rest =~ "cancelled: "
-      assert {:ok, %{format: 1}} = Program.load(out)
+      assert {:ok, %{format: 2}} = Program.load(out)
     end
 
     defp start(arguments) do

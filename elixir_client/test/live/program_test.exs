@@ -70,12 +70,16 @@ defmodule ErlBridge.ProgramLiveTest do
     %{program: program, optimization_metrics: %{score: score}} =
       optimize!(bridge, signature(), @rows)
 
-    demos = program.demos
-    assert Program.diff(signature(), program) == %{demos: %{added: demos, removed: []}}
+    [%{demos: demos}] = program.predictors
+
+    assert Program.diff(signature(), program) == %{
+             predictors: %{"self" => %{demos: %{added: demos, removed: []}}}
+           }
 
     assert %{
              signature: "sentence -> mood: Literal['happy', 'sad']",
              instructions: "Tell the mood of the sentence.",
+             predictors: ["self"],
              demos: 8,
              augmented: 0,
              score: ^score,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol, get_args, get_origin
 
 from ...refusals import invalid, show
 from ...terms import Atom
@@ -148,15 +148,15 @@ class OneOf:
     values: tuple[Atom | str | int, ...]
 
     def __str__(self) -> str:
-        return f"Literal[{', '.join(map(repr, self._plain))}]"
+        return f"Literal[{', '.join(map(repr, self.plain))}]"
 
     @property
-    def _plain(self) -> tuple[str | int, ...]:
+    def plain(self) -> tuple[str | int, ...]:
         return tuple(str(value) if isinstance(value, Atom) else value for value in self.values)
 
     @property
     def annotation(self) -> Any:
-        return Literal[self._plain]
+        return Literal[self.plain]
 
     @property
     def wire(self) -> Any:
@@ -168,12 +168,12 @@ class OneOf:
 
     def read(self, value: Any) -> str | int:
         plain = str(value) if isinstance(value, Atom) else value
-        if isinstance(plain, (str, int)) and not isinstance(plain, bool) and plain in self._plain:
+        if isinstance(plain, (str, int)) and not isinstance(plain, bool) and plain in self.plain:
             return plain
         raise Misfit(self.expected, value)
 
     def write(self, value: Any) -> Any:
-        return self.values[self._plain.index(self.read(value))]
+        return self.values[self.plain.index(self.read(value))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +282,37 @@ class Maybe:
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class Internal:
+    """A type that a module of DSPy uses for a field of its own; as a term it is what JSON would make of it."""
+
+    annotation: Any
+
+    def __str__(self) -> str:
+        return str(getattr(self.annotation, "__name__", self.annotation))
+
+    @property
+    def wire(self) -> Any:
+        return Atom("any")
+
+    @property
+    def expected(self) -> str:
+        return str(self)
+
+    def read(self, value: Any) -> Any:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(self.annotation).validate_python(ANY.read(value))
+        except ValidationError:
+            raise Misfit(self.expected, value) from None
+
+    def write(self, value: Any) -> Any:
+        from pydantic import TypeAdapter
+
+        return ANY.read(TypeAdapter(self.annotation).dump_python(value, mode="json", fallback=str))
+
+
 def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
     """``convert(value)``, with ``step`` put before the path of what does not fit."""
     try:
@@ -289,6 +320,47 @@ def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
     except Misfit as misfit:
         misfit.path = step + misfit.path
         raise
+
+
+# -- what goes where ---------------------------------------------------------------------------------------------
+
+
+def fits(given: FieldType, wanted: FieldType) -> bool:
+    """Whether every value of the type ``given`` is one of the type ``wanted``.
+
+    >>> fits(ListOf(INT), ListOf(FLOAT)), fits(Maybe(STR), STR)
+    (True, False)
+    """
+    if given == wanted or wanted == ANY or (given, wanted) == (INT, FLOAT):
+        return True
+    if isinstance(wanted, Maybe):
+        return fits(given.of if isinstance(given, Maybe) else given, wanted.of)
+    if isinstance(given, OneOf):
+        if isinstance(wanted, OneOf):
+            return set(given.plain) <= set(wanted.plain)
+        return wanted in (STR, INT) and all(isinstance(value, wanted.annotation) for value in given.plain)
+    if isinstance(given, ListOf):
+        return wanted == LIST or (isinstance(wanted, ListOf) and fits(given.item, wanted.item))
+    if isinstance(given, DictOf):
+        return wanted == DICT or (
+            isinstance(wanted, DictOf) and fits(given.key, wanted.key) and fits(given.value, wanted.value)
+        )
+    return False
+
+
+# -- from DSPy's fields ------------------------------------------------------------------------------------------
+
+
+def from_annotation(annotation: Any) -> FieldType:
+    """The type of a field that a module of DSPy has for itself."""
+    for plain in (STR, INT, FLOAT, BOOL, LIST, DICT):
+        if annotation is plain.annotation:
+            return plain
+    if annotation is Any:
+        return ANY
+    if get_origin(annotation) is Literal and all(type(value) in (str, int) for value in get_args(annotation)):
+        return OneOf(get_args(annotation))
+    return Internal(annotation)
 
 
 # -- from what a client writes -----------------------------------------------------------------------------------

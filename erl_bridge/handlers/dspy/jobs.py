@@ -65,11 +65,10 @@ def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: 
         judge = Judge(program, validation, metric, run, model.threads(options), Progress(run))
         training = optimizers.shuffled(training, options.seed)
         found = Search(optimizer, options, program, training, judge).run(model)
-    signature = {**found.program.signature.wire, **named({"demos": found.program.demo_maps()})}
     return named(
         {
             "status": Atom("success"),
-            "optimized_signature": signature,
+            "optimized_signature": found.program.optimized_signature(),
             "program": found.program.to_map(found.score, metric.wire),
             "optimization_metrics": named(
                 {

@@ -60,22 +60,22 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
     def __init__(self, run: Run, model: str, *, price: float | None = None, **settings: Any) -> None:
         # One attempt and no cache: what is tried again or kept is for the bridge to decide.
         super().__init__(model, cache=False, num_retries=0, **settings)
-        self._run = run
+        self.run = run
         self._price = price
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._run.on_call()
-        self._run.meter.started()
+        self.run.on_call()
+        self.run.meter.started()
         try:
             return super().__call__(*args, **kwargs)
         except Exception:
-            self._run.meter.failed()
+            self.run.meter.failed()
             raise
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Called by DSPy once for each answer, whatever made it."""
         cost = entry["cost"] if self._price is None else self._price
-        self._run.meter.answered(entry["usage"], cost)
+        self.run.meter.answered(entry["usage"], cost)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MeteredLM:
         return self

@@ -36,7 +36,7 @@ def predict(payload: Any, context: Context) -> Any:
     with at_work():
         model = models.build(request.lm, run)
         with model.in_use():
-            outcomes = scoring.predict(program, program.build(), inputs, model.threads(request.config))
+            outcomes = scoring.predict(program, program.ready(), inputs, model.threads(request.config))
     if isinstance(request.inputs, list):
         return [_tagged(outcome) for outcome in outcomes]
     if outcomes[0].error is not None:

@@ -4,70 +4,78 @@ Rule of this file: nothing in a program is executed, imported or unpickled. Of D
 instructions are taken; a model, a host or a key has no place in a program, and a key that is not in the schema is
 refused.
 
-A program (format 1) is::
+A program (format 2) is::
 
-    %{format: 1, module: :predict, signature: %{instructions: ..., input_fields: [...], output_fields: [...]},
-      demos: [%{question: ..., answer: ..., augmented: true}, ...], versions: %{dspy: "3.4.1", erl_bridge: "0.1.0"},
-      fingerprint: "sha256:...", score: 0.85 | nil, metric: "exact_match" | %{callback: name} | nil}
+    %{format: 2, module: :predict, signature: %{instructions: ..., input_fields: [...], output_fields: [...]},
+      predictors: [%{name: "self", instructions: nil, demos: [%{question: ..., answer: ..., augmented: true}, ...]}],
+      versions: %{dspy: "3.4.1", erl_bridge: "0.1.0"}, fingerprint: "sha256:...",
+      score: 0.85 | nil, metric: "exact_match" | %{callback: name} | nil, scored_on: %{rows: 25, lm: "..."} | nil}
 
-``fingerprint`` is over ``format``, ``module``, ``signature`` and ``demos``, with atoms as their text, so a program
-that went through JSON still has it. A program whose content does not match its fingerprint is refused; one without is
-taken as it is, so whoever edits a program by hand removes it. The format belongs to the bridge, so a program loads
-with any version of DSPy that the bridge runs; another ``format`` is refused with both versions named.
+``module`` and ``signature`` are the task as the client gave it, ``module`` as :mod:`.modules` writes it; ``predictors``
+is what was learned, for each predictor of DSPy in the module under its path there. ``instructions`` are nil where
+they are those that the module makes of the signature.
+
+``fingerprint`` is over ``format``, ``module``, ``signature`` and ``predictors``, with atoms as their text, so a
+program that went through JSON still has it. A program whose content does not match its fingerprint is refused; one
+without is taken as it is, so whoever edits a program by hand removes it. The format belongs to the bridge, so a
+program loads with any version of DSPy whose module has the same predictors; another ``format``, or other predictors,
+are refused with both versions named.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from msgspec import Struct
 
+from ... import etf
 from ...errors import InvalidRequest
 from ...refusals import invalid, show, unknown_key
 from ...terms import Atom
 from ...validation import validate
 from ...version import VERSION
 from ...vocabulary import named
+from . import modules
 from .schema import Metric, SignatureMap
-from .signatures import Field, Signature, by_name, from_payload, read_value, write_value
+from .signatures import by_name, from_payload, read_value, write_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from .modules import Module, Slot
     from .schema import Baseline, OptimizeSignature, Predict
+    from .signatures import Field, Signature
 
-FORMAT = 1
+    Request = OptimizeSignature | Baseline | Predict
+
+FORMAT = 2
+_KEPT = 64  # programs that a process holds ready
+_LARGEST_KEPT = 1 << 20  # bytes of one of them
+
+
+class PredictorMap(Struct, kw_only=True):
+    """What one predictor learned."""
+
+    name: str
+    demos: list[Any]
+    instructions: str | None = None
 
 
 class ProgramMap(Struct, kw_only=True):
     """The keys of a program."""
 
     format: int
-    module: str
+    module: Any
     signature: SignatureMap
-    demos: list[Any]
+    predictors: list[PredictorMap]
     versions: Any = None
     fingerprint: str | None = None
     score: float | None = None
     metric: Metric | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module of DSPy with one predictor: how it is made from a signature, and the outputs it adds to it."""
-
-    make: Callable[[Any], Any]
-    adds: tuple[str, ...] = ()
-
-
-MODULES = {
-    "predict": Module(dspy.Predict),
-    "chain_of_thought": Module(dspy.ChainOfThought, adds=("reasoning",)),
-}
+    scored_on: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,67 +87,132 @@ class Demo:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """A module, its signature and its demonstrations."""
+class Predictor:
+    """What a predictor of DSPy has learned: demonstrations, and instructions where they are not those it began with."""
 
-    module: str
-    signature: Signature
+    slot: Slot
+    instructions: str | None = None
     demos: tuple[Demo, ...] = ()
-    outputs: tuple[Field, ...] = field(init=False)  # of the signature, behind those that the module adds
-
-    def __post_init__(self) -> None:
-        added = (Field(name, self.signature.label(name)) for name in MODULES[self.module].adds)
-        object.__setattr__(self, "outputs", (*added, *self.signature.outputs))
 
     @property
-    def fields(self) -> tuple[Field, ...]:
-        """Every field that a demonstration may have."""
-        return (*self.signature.inputs, *self.outputs)
-
-    def build(self) -> Any:
-        """A fresh module of DSPy that works as the program says."""
-        module = MODULES[self.module].make(self.signature.build())
-        module.predictors()[0].demos = [_to_example(demo) for demo in self.demos]
-        return module
-
-    def after(self, module: Any) -> Program:
-        """The program with the instructions and demonstrations that an optimizer left in ``module``."""
-        predictor = module.predictors()[0]
-        signature = Signature(self.signature.inputs, self.signature.outputs, predictor.signature.instructions)
-        return Program(self.module, signature, tuple(self._from_example(demo) for demo in predictor.demos))
-
-    def to_map(self, score: float | None = None, metric: Any = None) -> dict[Any, Any]:
-        """The program as a term; ``score`` is what it reached by ``metric``."""
-        return named(
-            {
-                "format": FORMAT,
-                "module": Atom(self.module),
-                "signature": self.signature.wire,
-                "demos": self.demo_maps(),
-                "versions": named({"dspy": dspy.__version__, "erl_bridge": VERSION}),
-                "fingerprint": self.fingerprint(),
-                "score": score,
-                "metric": metric,
-            }
-        )
+    def wire(self) -> dict[Any, Any]:
+        """The predictor as a term."""
+        return named({"name": self.slot.name, "instructions": self.instructions, "demos": self.demo_maps()})
 
     def demo_maps(self) -> list[dict[Any, Any]]:
         """The demonstrations as rows under the client's names, those that a model made with ``augmented: true``."""
         return [self._demo_map(demo) for demo in self.demos]
 
+    def put_into(self, predictor: Any) -> None:
+        """Let a predictor of DSPy work as this one."""
+        predictor.demos = [_to_example(demo) for demo in self.demos]
+        if self.instructions is not None:
+            predictor.signature = predictor.signature.with_instructions(self.instructions)
+
+    def after(self, predictor: Any) -> Predictor:
+        """What a predictor of DSPy has learned meanwhile."""
+        told = predictor.signature.instructions
+        demos = (self._from_example(example) for example in predictor.demos)
+        shown = tuple(demo for demo in demos if demo is not None)
+        return Predictor(self.slot, None if told == self.slot.instructions else told, shown)
+
+    def _demo_map(self, demo: Demo) -> dict[Any, Any]:
+        values = {f.label: write_value(f, demo.values[f.name]) for f in self.slot.fields if f.name in demo.values}
+        return {**values, **named({"augmented": True})} if demo.augmented else values
+
+    def _from_example(self, example: Any) -> Demo | None:
+        """None for what is no demonstration to DSPy: it shows those that have an input and an output."""
+        if not all(any(f.name in example for f in group) for group in (self.slot.inputs, self.slot.outputs)):
+            return None
+        values = {f.name: example[f.name] for f in self.slot.fields if f.name in example}
+        return Demo(values, bool(example.get("augmented", False)))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A module, and what its predictors have learned."""
+
+    module: Module
+    predictors: tuple[Predictor, ...]
+    _ready: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def signature(self) -> Signature:
+        """The whole task: what goes in, and what is asked for."""
+        return self.module.signature
+
+    @property
+    def outputs(self) -> tuple[Field, ...]:
+        """What comes out: the outputs of the signature, behind those that the module adds."""
+        return self.module.outputs
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Every field that a predictor in it, or the whole, takes or gives; of several with one name the first."""
+        found = {one.name: one for predictor in reversed(self.predictors) for one in reversed(predictor.slot.fields)}
+        return tuple({**found, **{one.name: one for one in (*self.outputs, *self.signature.inputs)}}.values())
+
+    def build(self) -> Any:
+        """A fresh module of DSPy that works as the program says."""
+        built = self.module.build()
+        by_path = dict(built.named_predictors())
+        for predictor in self.predictors:
+            predictor.put_into(by_path[predictor.slot.name])
+        return built
+
+    def ready(self) -> Any:
+        """The module of DSPy to predict with, built once. Whoever changes one takes his own from :meth:`build`."""
+        if not self._ready:
+            self._ready.append(self.build())
+        return self._ready[0]
+
+    def after(self, built: Any) -> Program:
+        """The program with the instructions and demonstrations that an optimizer left in ``built``."""
+        by_path = dict(built.named_predictors())
+        return Program(self.module, tuple(one.after(by_path[one.slot.name]) for one in self.predictors))
+
+    def to_map(self, score: float | None = None, metric: Any = None, scored_on: Any = None) -> dict[Any, Any]:
+        """The program as a term; ``score`` is what it reached by ``metric`` on the rows and with the model of
+        ``scored_on``."""
+        return named(
+            {
+                "format": FORMAT,
+                "module": self.module.wire,
+                "signature": self.signature.wire,
+                "predictors": [predictor.wire for predictor in self.predictors],
+                "versions": named({"dspy": dspy.__version__, "erl_bridge": VERSION}),
+                "fingerprint": self.fingerprint(),
+                "score": score,
+                "metric": metric,
+                "scored_on": scored_on,
+            }
+        )
+
+    def optimized_signature(self) -> dict[Any, Any]:
+        """The same for people to read: the signature with what was learned for it.
+
+        ``instructions`` and ``demos`` are those of the predictor where there is one; ``predictors`` has all.
+        """
+        only = self.predictors[0] if len(self.predictors) == 1 else None
+        learned: dict[str, Any] = {
+            "demos": only.demo_maps() if only else [],
+            "predictors": [predictor.wire for predictor in self.predictors],
+        }
+        if only is not None and only.instructions is not None:
+            learned["instructions"] = only.instructions
+        return {**self.signature.wire, **named(learned)}
+
     def fingerprint(self) -> str:
         """``"sha256:..."`` over the content, the same for atoms and for strings."""
-        content = [FORMAT, self.module, _text(self.signature.wire), _text(self.demo_maps())]
+        learned = [predictor.wire for predictor in self.predictors]
+        content = [FORMAT, _text(self.module.wire), _text(self.signature.wire), _text(learned)]
         data = json.dumps(content, sort_keys=True, ensure_ascii=False, default=repr).encode()
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
-    def _demo_map(self, demo: Demo) -> dict[Any, Any]:
-        values = {f.label: write_value(f, demo.values[f.name]) for f in self.fields if f.name in demo.values}
-        return {**values, **named({"augmented": True})} if demo.augmented else values
 
-    def _from_example(self, example: Any) -> Demo:
-        values = {f.name: example[f.name] for f in self.fields if f.name in example}
-        return Demo(values, bool(example.get("augmented", False)))
+def new(module: Module) -> Program:
+    """A program that has learned nothing yet."""
+    return Program(module, tuple(Predictor(slot) for slot in modules.slots(module, module.build())))
 
 
 def _to_example(demo: Demo) -> Any:
@@ -160,26 +233,52 @@ def _text(value: Any) -> Any:
 # -- from payloads -----------------------------------------------------------------------------------------------
 
 
-def from_payload_of(payload: OptimizeSignature | Baseline | Predict, path: str = "payload") -> Program:
-    """The program that a request is about: its ``program``, or its ``signature`` and ``module`` with no demos."""
+def from_payload_of(payload: Request, path: str = "payload") -> Program:
+    """The program that a request is about: its ``program``, or its ``signature`` and ``module`` with nothing learned.
+
+    A process that gets the same program again does not read and build it again.
+    """
     if (payload.program is None) == (payload.signature is None):
         raise InvalidRequest(f"{path}: expected either a program or a signature")
+    if payload.signature is None and payload.module is not None:
+        raise InvalidRequest(f"{path}.module: a program names its module itself; leave it out")
+    key = etf.encode([payload.program, payload.signature, payload.module])
+    program = _kept.get(key)
+    if program is None:
+        program = _read(payload, path)
+        if len(key) <= _LARGEST_KEPT:
+            _kept[key] = program
+            if len(_kept) > _KEPT:
+                _kept.popitem(last=False)
+    else:
+        _kept.move_to_end(key)
+    return program
+
+
+_kept: OrderedDict[bytes, Program] = OrderedDict()
+
+
+def _read(payload: Request, path: str) -> Program:
     if payload.signature is None:
-        if payload.module is not None:
-            raise InvalidRequest(f"{path}.module: a program names its module itself; leave it out")
         return from_map(payload.program, f"{path}.program")
-    return _program(payload.module or "predict", from_payload(payload.signature, f"{path}.signature"), path)
+    signature = from_payload(payload.signature, f"{path}.signature")
+    module = Atom("predict") if payload.module is None else payload.module
+    return new(modules.read(module, signature, f"{path}.module", f"{path}.signature"))
 
 
 def from_map(value: Any, path: str) -> Program:
     """The program that a map holds. Raises :class:`InvalidRequest`."""
     fields = {name: item for name, (_, item) in by_name(value, path).items()}
     if fields.get("format", FORMAT) != FORMAT:
-        raise _other_format(fields, path)
+        raise InvalidRequest(
+            f"{path}.format: expected {FORMAT}, which {_us()} reads, got {show(fields['format'])}, "
+            f"made by {_maker(fields.get('versions'))}",
+            context={Atom("path"): f"{path}.format", Atom("expected"): FORMAT},
+        )
     given = validate(value, ProgramMap, path)
-    bare = _program(given.module, from_payload(given.signature, f"{path}.signature"), path)
-    demos = (_read_demo(demo, bare, f"{path}.demos[{index}]") for index, demo in enumerate(given.demos))
-    program = Program(bare.module, bare.signature, tuple(demos))
+    signature = from_payload(given.signature, f"{path}.signature")
+    bare = new(modules.read(given.module, signature, f"{path}.module", f"{path}.signature"))
+    program = Program(bare.module, _read_predictors(given, bare, f"{path}.predictors"))
     if given.fingerprint not in (None, program.fingerprint()):
         raise InvalidRequest(
             f"{path}.fingerprint: the program was changed after it was made: its content has the fingerprint "
@@ -189,19 +288,28 @@ def from_map(value: Any, path: str) -> Program:
     return program
 
 
-def _program(module: str, signature: Signature, path: str) -> Program:
-    if module not in MODULES:
-        raise invalid(f"{path}.module", f"one of {', '.join(MODULES)}", module)
-    for name in MODULES[module].adds:
-        if any(f.name == name for f in signature.fields):
-            raise InvalidRequest(f"{path}.signature: {module} adds the field {name} itself; give yours another name")
-    return Program(module, signature)
+def _read_predictors(given: ProgramMap, bare: Program, path: str) -> tuple[Predictor, ...]:
+    by_path = {one.name: (index, one) for index, one in enumerate(given.predictors)}
+    expected, got = [one.slot.name for one in bare.predictors], [one.name for one in given.predictors]
+    if sorted(expected) != sorted(got):
+        raise InvalidRequest(
+            f"{path}: the module {show(bare.module.kind.name)} of {_us()} has the predictors {_listed(expected)}, but "
+            f"the program, made by {_maker(given.versions)}, has {_listed(got)}",
+            context={Atom("path"): path, Atom("expected"): expected, Atom("got"): got},
+        )
+    return tuple(_read_predictor(one.slot, *by_path[one.slot.name], path) for one in bare.predictors)
 
 
-def _read_demo(value: Any, program: Program, path: str) -> Demo:
+def _read_predictor(slot: Slot, index: int, given: PredictorMap, path: str) -> Predictor:
+    at = f"{path}[{index}].demos"
+    demos = tuple(_read_demo(demo, slot, f"{at}[{number}]") for number, demo in enumerate(given.demos))
+    return Predictor(slot, None if given.instructions == slot.instructions else given.instructions, demos)
+
+
+def _read_demo(value: Any, slot: Slot, path: str) -> Demo:
     pairs = by_name(value, path)
     augmented = pairs.pop("augmented", (None, False))[1]
-    fields = {f.name: f for f in program.fields}
+    fields = {f.name: f for f in slot.fields}
     for name, (key, _) in pairs.items():
         if name not in fields:
             raise unknown_key(path, key, [*fields, "augmented"])
@@ -210,12 +318,14 @@ def _read_demo(value: Any, program: Program, path: str) -> Demo:
     return Demo({name: read_value(fields[name], item, path) for name, (_, item) in pairs.items()}, augmented)
 
 
-def _other_format(fields: dict[str, Any], path: str) -> InvalidRequest:
-    versions = fields.get("versions")
+def _us() -> str:
+    return f"erl_bridge {VERSION} with dspy {dspy.__version__}"
+
+
+def _maker(versions: Any) -> str:
     made_by = {str(name): item for name, item in versions.items()} if isinstance(versions, dict) else {}
-    maker = f"erl_bridge {made_by.get('erl_bridge', '?')} with dspy {made_by.get('dspy', '?')}"
-    return InvalidRequest(
-        f"{path}.format: expected {FORMAT}, which erl_bridge {VERSION} with dspy {dspy.__version__} reads, "
-        f"got {show(fields['format'])}, made by {maker}",
-        context={Atom("path"): f"{path}.format", Atom("expected"): FORMAT},
-    )
+    return f"erl_bridge {made_by.get('erl_bridge', '?')} with dspy {made_by.get('dspy', '?')}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"

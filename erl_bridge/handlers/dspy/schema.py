@@ -53,7 +53,7 @@ class OptimizeSignature(Struct, kw_only=True):
     training_data: Any
     lm: Any
     signature: str | SignatureMap | None = None
-    module: str | None = None
+    module: Any = None
     program: Any = None
     validation_data: Any = None
     config: Any = None
@@ -76,7 +76,7 @@ class Baseline(Struct, kw_only=True):
     """What a program is compared with: either ``signature`` (and ``module``) or a ``program``."""
 
     signature: str | SignatureMap | None = None
-    module: str | None = None
+    module: Any = None
     program: Any = None
 
 
@@ -101,7 +101,7 @@ class Predict(Struct, kw_only=True):
     inputs: Any
     lm: Any
     signature: str | SignatureMap | None = None
-    module: str | None = None
+    module: Any = None
     program: Any = None
     config: PredictConfig | None = None
     stream: bool = False

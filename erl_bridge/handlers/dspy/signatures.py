@@ -76,6 +76,9 @@ class Signature:
             }
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
+        return self  # nothing in it changes
+
     def label(self, name: str) -> Atom | str:
         """How a name of ours is written beside the client's: as an atom if theirs are and the vocabulary has it."""
         return next(iter(named({name: None}))) if isinstance(self.outputs[0].label, Atom) else name
@@ -104,13 +107,23 @@ def from_payload(value: str | SignatureMap, path: str = "payload.signature") -> 
     """
     if isinstance(value, str):
         inputs, outputs = (
-            tuple(Field(_checked(name, path), name, kind) for name, kind in fields)
+            tuple(Field(checked_name(name, path), name, kind) for name, kind in fields)
             for fields in parse_signature(value, path)
         )
         return _whole(Signature(inputs, outputs, ""), path)
     inputs = _read_fields(value.input_fields, f"{path}.input_fields")
     outputs = _read_fields(value.output_fields, f"{path}.output_fields")
     return _whole(Signature(inputs, outputs, inspect.cleandoc(value.instructions or "")), path)
+
+
+def read_signature(value: Any, path: str) -> Signature:
+    """The signature that a term holds which no schema has seen: notation or a map. Raises :class:`InvalidRequest`."""
+    if isinstance(value, (str, Atom)):
+        return from_payload(str(value), path)
+    from ...validation import validate
+    from .schema import SignatureMap
+
+    return from_payload(validate(value, SignatureMap, path), path)
 
 
 def _read_fields(fields: list[FieldMap], path: str) -> tuple[Field, ...]:
@@ -122,22 +135,22 @@ def _read_fields(fields: list[FieldMap], path: str) -> tuple[Field, ...]:
 def _read_field(field: FieldMap, path: str) -> Field:
     if not isinstance(field.name, (Atom, str)):
         raise invalid(f"{path}.name", "an atom or a string", field.name)
-    name = _checked(str(field.name), f"{path}.name")
+    name = checked_name(str(field.name), f"{path}.name")
     return Field(name, field.name, from_wire(field.type, f"{path}.type"), field.description)
 
 
-def _checked(name: str, path: str) -> str:
-    """``name``, if Python and DSPy can use it."""
+def checked_name(name: str, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> str:
+    """``name``, if Python and DSPy can use it for ``what``. Raises :class:`InvalidRequest`."""
     why = None
     if not _NAME.fullmatch(name):
         why = "it must be ASCII letters, digits and underscores, beginning with a letter"
     elif keyword.iskeyword(name):
         why = "it is a keyword of Python"
-    elif name in _TAKEN or name.startswith("dspy_"):
+    elif name in taken or name.startswith("dspy_"):
         why = "DSPy uses that name itself"
     if why is not None:
         raise InvalidRequest(
-            f"{path}: the field name {show(name)} cannot be used: {why}",
+            f"{path}: the {what} name {show(name)} cannot be used: {why}",
             context={Atom("path"): path, Atom("got"): name, Atom("reason"): why},
         )
     return name

@@ -5,10 +5,10 @@ defmodule ErlBridge.Optimization.ReportTest do
   alias ErlBridge.Optimization.Report
 
   @program %{
-    format: 1,
+    format: 2,
     module: :predict,
     signature: %{input_fields: [%{name: :q}], output_fields: [%{name: :a}]},
-    demos: [%{q: "1", a: "2"}, %{q: "2", a: "4"}]
+    predictors: [%{name: "self", demos: [%{q: "1", a: "2"}, %{q: "2", a: "4"}]}]
   }
 
   defp metrics(cost) do

@@ -1,0 +1,239 @@
+"""The modules of DSPy that a program may be made of: one table, and trees of its lines as plain data.
+
+Rule of this file: a new module is a function that builds it and a line in :data:`KINDS`; which options it takes, how
+they are read and written, the error messages and the documentation come from there. Nothing a client names is
+imported.
+
+A client writes a module as its name (``:chain_of_thought``), as a map of its name and its options
+(``%{name: :react, max_iters: 5, ...}``), or as the list of a pipeline's steps; see :mod:`.pipelines`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from ...errors import InvalidRequest
+from ...refusals import invalid, unknown_key
+from ...terms import Atom
+from ...vocabulary import named
+from . import client, pipelines
+from .field_types import STR, from_annotation
+from .signatures import Field, by_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .field_types import FieldType
+    from .signatures import Signature
+
+MAX_DEPTH = 8  # of modules within modules
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an option is read: for which signature, how deep in the tree, and its path in the payload."""
+
+    signature: Signature
+    depth: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a module: what it is for, how a client's value is read, and how it is written again."""
+
+    doc: str
+    read: Callable[[Any, Place], Any]
+    default: Any = _MISSING
+    wire: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One line of the table.
+
+    ``adds`` are the outputs it gives besides those of its signature, ``uses`` the names it has for fields of its own.
+    ``parts`` are the modules in it, by the prefix of their predictors' names.
+    """
+
+    name: str
+    doc: str
+    make: Callable[[Module], Any]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    adds: Callable[[Module], Mapping[str, FieldType]] = lambda module: {}
+    uses: tuple[str, ...] = ()
+    parts: Callable[[Module], list[tuple[str, Module]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module as data: which one, for which signature, with which options."""
+
+    kind: Kind
+    signature: Signature
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> tuple[Field, ...]:
+        """What it gives: the outputs of the signature, behind those that the module adds."""
+        added = (Field(name, self.signature.label(name), kind) for name, kind in self.kind.adds(self).items())
+        return (*added, *self.signature.outputs)
+
+    @property
+    def wire(self) -> Any:
+        """The module as a term that :func:`read` takes: its name, or a map with the options that are set."""
+        options = self.kind.options
+        given = {name: value for name, value in self.options.items() if value != options[name].default}
+        if not given:
+            return Atom(self.kind.name)
+        return named({"name": Atom(self.kind.name), **{name: options[name].wire(given[name]) for name in given}})
+
+    def build(self) -> Any:
+        """A fresh module of DSPy."""
+        return self.kind.make(self)
+
+    def leaves(self, prefix: str = "") -> list[tuple[str, Module]]:
+        """The modules in it that have predictors of their own, by the prefix of those predictors' names."""
+        if self.kind.parts is None:
+            return [(prefix, self)]
+        before = f"{prefix}." if prefix else ""
+        return [leaf for name, part in self.kind.parts(self) for leaf in part.leaves(before + name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A predictor of a built module: its path in it, its instructions as built, the fields of its demonstrations."""
+
+    name: str
+    instructions: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self.inputs + self.outputs
+
+
+def slots(module: Module, built: Any) -> tuple[Slot, ...]:
+    """What there is to learn in ``built``, which :meth:`Module.build` made, in the order that it is used."""
+    leaves = module.leaves()
+    return tuple(_slot(name, predictor, leaves) for name, predictor in built.named_predictors())
+
+
+def _slot(name: str, predictor: Any, leaves: list[tuple[str, Module]]) -> Slot:
+    leaf = max((pair for pair in leaves if name.startswith(pair[0])), key=lambda pair: len(pair[0]))[1]
+    signature = predictor.signature
+    inputs, outputs = (
+        tuple(_field(field_name, info.annotation, leaf.signature) for field_name, info in group.items())
+        for group in (signature.input_fields, signature.output_fields)
+    )
+    return Slot(name, signature.instructions, inputs, outputs)
+
+
+def _field(name: str, annotation: Any, signature: Signature) -> Field:
+    """A field of a predictor: one of the client's, or one that the module has for itself."""
+    known = next((one for one in signature.fields if one.name == name), None)
+    return known or Field(name, signature.label(name), from_annotation(annotation))
+
+
+# -- from what a client writes ----------------------------------------------------------------------------------------
+
+
+def read(value: Any, signature: Signature, path: str, signature_path: str, depth: int = MAX_DEPTH) -> Module:
+    """The module that a payload names for ``signature``. Raises :class:`InvalidRequest`."""
+    name, given = _name_and_options(value, path)
+    kind = KINDS.get(name)
+    if kind is None:
+        raise invalid(path if not given else f"{path}.name", f"one of {', '.join(KINDS)}", name)
+    if not depth:
+        raise InvalidRequest(f"{path}: modules within modules deeper than {MAX_DEPTH}", context={Atom("path"): path})
+    for key, (written, _) in given.items():
+        if key not in kind.options:
+            raise unknown_key(path, written, ["name", *kind.options])
+    options = {}
+    for key, option in kind.options.items():
+        if key in given:
+            options[key] = option.read(given[key][1], Place(signature, depth, f"{path}.{key}"))
+        elif option.default is _MISSING:
+            raise InvalidRequest(f"{path}: the required key {key} is missing", context={Atom("path"): path})
+        else:
+            options[key] = option.default
+    module = Module(kind, signature, options)
+    for own in (*kind.adds(module), *kind.uses):
+        if any(one.name == own for one in signature.fields):
+            raise InvalidRequest(f"{signature_path}: {name} adds the field {own} itself; give yours another name")
+    return module
+
+
+def _name_and_options(value: Any, path: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    if isinstance(value, list):
+        return pipelines.NAME, {"steps": ("steps", value)}
+    if not isinstance(value, dict):
+        name, given = value, {}
+    else:
+        given = by_name(value, path)
+        shorthand = next((kind for key, kind in _SHORTHANDS.items() if key in given), None)
+        name = given.pop("name", (None, shorthand))[1]
+    if not isinstance(name, (Atom, str)):
+        raise invalid(path, f"a module: one of {', '.join(KINDS)}, a map with its name, or a list of steps", value)
+    return str(name), given
+
+
+# A map without a name is one of these.
+_SHORTHANDS = {"steps": pipelines.NAME, "callback": "callback"}
+
+
+# -- readers of options -------------------------------------------------------------------------------------------
+
+
+def _callback(value: Any, place: Place) -> Atom | str:
+    return client.read_name(value, place.path)
+
+
+def _steps(value: Any, place: Place) -> pipelines.Plan:
+    def read_part(value: Any, signature: Signature, path: str, signature_path: str) -> Module:
+        return read(value, signature, path, signature_path, place.depth - 1)
+
+    return pipelines.read_plan(value, place.signature, place.path, read_part)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def _reasoning(module: Module) -> dict[str, FieldType]:
+    return {"reasoning": STR}
+
+
+_KINDS = (
+    Kind("predict", "asks the model for the outputs", lambda module: dspy.Predict(module.signature.build())),
+    Kind(
+        "chain_of_thought",
+        "lets the model reason before it answers; adds the output `reasoning`",
+        lambda module: dspy.ChainOfThought(module.signature.build()),
+        adds=_reasoning,
+    ),
+    Kind(
+        pipelines.NAME,
+        "steps one after the other, each with a signature and a module of its own",
+        lambda module: pipelines.Pipeline(module.options["steps"]),
+        {
+            "steps": Option(
+                "`[%{name:, signature:, module:, inputs:}]`; see [Pipelines](#pipelines)",
+                _steps,
+                wire=lambda plan: plan.wire,
+            )
+        },
+        parts=lambda module: module.options["steps"].parts,
+    ),
+    Kind(
+        "callback",
+        "a function of the client: it is called with the inputs as a map and returns the outputs",
+        lambda module: pipelines.ClientFunction(module.options["callback"], module.signature),
+        {"callback": Option("the name of the function", _callback)},
+    ),
+)
+KINDS = {kind.name: kind for kind in _KINDS}
