@@ -20,14 +20,26 @@ LAYERS = [
     ["etf", "vocabulary", "refusals", "framing", "timers", "lanes", "logs"],
     ["validation", "error_map", "messages", "context", "arguments"],
     ["app", "wire", "files"],
-    ["session", "dispatch"],
+    ["session", "dispatch", "node_state"],
     ["handlers", "transports", "info"],
-    ["jobs"],
+    ["jobs", "node"],
     ["__init__", "cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PURE = ["values", "errors", "terms", "etf", "framing", "messages", "wire", "session", "error_map", "refusals"]
+PURE = [
+    "values",
+    "errors",
+    "terms",
+    "etf",
+    "framing",
+    "messages",
+    "wire",
+    "session",
+    "node_state",
+    "error_map",
+    "refusals",
+]
 DOING = {"socket", "select", "selectors", "asyncio", "threading", "subprocess", "signal"}
 
 
