@@ -11,15 +11,16 @@ from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Any, TypeVar
 
     from .context import Context
 
     Function = Callable[[Any, Context], Any]
     F = TypeVar("F", bound=Function)
+    Order = Callable[[Any], tuple[Hashable, int]]
 
-RUNS = ("inline", "thread", "job", "control")
+RUNS = ("inline", "thread", "job", "control", "ordered")
 
 
 class Handler(Value):
@@ -27,19 +28,21 @@ class Handler(Value):
 
     ``run`` is ``"inline"`` (at once, on the thread that reads requests: for what takes microseconds), ``"thread"`` (in
     a thread of the bridge process: for what waits), or ``"job"`` (in a process of its own, which a cancel or a deadline
-    ends: for what computes, crashes or must be stopped). ``"control"`` is for the bridge's own requests.
+    ends: for what computes, crashes or must be stopped). ``"control"`` and ``"ordered"`` are for the bridge's own
+    requests; ``order`` gives for a payload the key of those that are handled one after the other, and its bytes.
 
     ``function`` is a callable ``(payload, context) -> result`` or its ``"module:name"``, which is imported when first
     needed. ``schema`` is a ``msgspec.Struct`` that the payload is turned into first. A job with ``reuse`` leaves its
     process for the next one of its kind.
     """
 
-    __slots__ = ("name", "function", "run", "schema", "reuse")
+    __slots__ = ("name", "function", "run", "schema", "reuse", "order")
     name: str
     function: Function | str
     run: str
     schema: type | None
     reuse: bool
+    order: Order | None
 
     def __init__(
         self,
@@ -48,10 +51,13 @@ class Handler(Value):
         run: str = "thread",
         schema: type | None = None,
         reuse: bool = False,
+        order: Order | None = None,
     ) -> None:
         if run not in RUNS:
             raise ValueError(f"handler {name}: expected run to be one of {', '.join(RUNS)}, got {run!r}")
-        self._set(name=name, function=function, run=run, schema=schema, reuse=reuse)
+        if (run == "ordered") != (order is not None):
+            raise ValueError(f'handler {name}: order is for run="ordered", and needed there')
+        self._set(name=name, function=function, run=run, schema=schema, reuse=reuse, order=order)
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself. Raises :class:`MissingPackage` when what it needs is not installed."""

@@ -10,8 +10,11 @@ import os
 import sys
 
 from .arguments import Option, UsageError, parse, usage
+from .datasets.ceilings import DEFAULT as CEILINGS
+from .datasets.ceilings import Ceilings
 from .files.source import MAX_FILE, MAX_ROW
 from .framing import HEADER, MAX_FRAME
+from .lanes import MAX_WAITING
 from .transports.port import PortTransport, claim_fds, claim_stdio
 from .transports.spinner import SPIN_US
 
@@ -90,6 +93,8 @@ def serve_port(
     max_jobs: int,
     job_memory: int,
     spin_us: int,
+    max_waiting: int,
+    **ceilings: int,
 ) -> int:
     """Serve the client of a Port until its input ends or it says ``:shutdown``; returns the exit status."""
     try:
@@ -101,20 +106,21 @@ def serve_port(
     from . import logs
     from .app import Bridge, load, table
     from .dispatch import Capacity, Dispatcher
-    from .handlers import builtin, system
+    from .handlers import Datasets, builtin, system
     from .jobs.runner import JobRunner
     from .session import Session
     from .timers import Timers
     from .transports.base import serve
 
+    timers = Timers()
+    datasets = Datasets(Ceilings(**ceilings), timers)
     try:
         users = load(app) if app else Bridge()
-        handlers = table(builtin(dspy=not no_dspy), users)
+        handlers = table(builtin(dspy=not no_dspy, datasets=datasets), users)
     except Exception as error:
         print(f"erl_bridge port: --app: cannot load {app}: {error!r}", file=sys.stderr)
         return 1
-    timers = Timers()
-    capacity = Capacity(max_in_flight, max_threads, max_jobs)
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
     has_jobs = any(handler.run == "job" for handler in users)
     jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
     transport = PortTransport(*descriptors, spin_us=spin_us)
@@ -137,7 +143,9 @@ def serve_port(
     try:
         serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready)
     finally:
+        draining = dispatcher.draining
         dispatcher.close()
+        datasets.close(keep=draining)
     return 0
 
 
@@ -146,6 +154,23 @@ def info() -> int:
     from .info import print_facts
 
     return print_facts()
+
+
+def _ceilings() -> list[Option]:
+    """An option for each ceiling of datasets."""
+    helps = {
+        "dataset_sent": ("bytes of a dataset as it is sent", "BYTES", _positive),
+        "dataset_size": ("bytes of a dataset, inflated", "BYTES", _positive),
+        "dataset_rows": ("rows of a dataset", "N", _positive),
+        "dataset_batch": ("bytes of a batch of rows, and so of the largest row", "BYTES", _positive),
+        "dataset_store": ("bytes of all datasets that are kept, 0 for no limit", "BYTES", _not_negative),
+        "max_transfers": ("datasets that are being received at once", "N", _positive),
+        "transfer_idle": ("drop a dataset that nothing comes of for so long", "MS", _positive),
+    }
+    return [
+        Option("--" + name.replace("_", "-"), help, metavar, convert, getattr(CEILINGS, name))
+        for name, (help, metavar, convert) in helps.items()
+    ]
 
 
 _PORT_OPTIONS = [
@@ -159,6 +184,8 @@ _PORT_OPTIONS = [
     Option("--max-jobs", "job processes at once", "N", _positive, 8),
     Option("--job-memory", "memory that a job may take beyond the template's, 0 for no limit", "BYTES", _positive, 0),
     Option("--spin-us", "look for requests so long before sleeping, 0 for not at all", "N", _not_negative, SPIN_US),
+    Option("--max-waiting", "bytes of chunks of datasets that wait in memory", "BYTES", _positive, MAX_WAITING),
+    *_ceilings(),
 ]
 
 

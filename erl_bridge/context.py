@@ -1,6 +1,6 @@
 """What a handler sees of its request: progress, calls to the client, the deadline, the best result so far.
 
-A context talks to whoever started the work through an :class:`Outlet` of three functions. In a thread of the bridge the
+A context talks to whoever started the work through an :class:`Outlet` of a few functions. In a thread of the bridge the
 outlet is the dispatcher's; in a job process it is the socket to the bridge. Handlers cannot tell the difference.
 """
 
@@ -10,12 +10,13 @@ import threading
 import time
 
 from .errors import CallbackError, InvalidRequest, Stopped
+from .refusals import invalid
 from .terms import Atom
 from .vocabulary import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence, Set
     from typing import Any, Protocol
 
     class Outlet(Protocol):
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         def call(self, call_id: int, name: Any, args: list[Any]) -> None: ...
 
         def checkpoint(self, best: Any) -> None: ...
+
+        def allow(self, atoms: Set[Atom]) -> None: ...
 
 
 class Context:
@@ -100,6 +103,28 @@ class Context:
         """
         self.check()
         self._outlet.checkpoint(best)
+
+    # -- datasets ------------------------------------------------------------------------------------------------
+
+    def rows(self, value: Any, path: str = "payload.rows") -> Sequence[Any]:
+        """The rows that ``value`` stands for: itself if it is a list, or those of the dataset of ``%{dataset: id}``.
+
+        Those of a dataset are :class:`erl_bridge.datasets.rows.Rows`: a sequence with a length that is read from the
+        disk as far as it is looked at. Their atoms may be sent in the answer. ``path`` is where the value came from.
+
+        Raises :class:`InvalidRequest` for any other value and for a dataset that is not there, and
+        :class:`TransferError` for one whose file is damaged.
+        """
+        if isinstance(value, list):
+            return value
+        dataset_id = dataset_of(value)
+        if dataset_id is None:
+            raise invalid(path, "a list of maps or %{dataset: id}", value)
+        from .datasets.store import Store  # imports hashlib and mmap, too slow to do before hello
+
+        rows = Store().open(dataset_id, path)
+        self._outlet.allow(rows.atoms)
+        return rows
 
     def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
         self.check()
@@ -185,6 +210,18 @@ class Context:
             one.done.set()
 
 
+def dataset_of(value: Any) -> Any:
+    """The id in ``%{dataset: id}``, or None if ``value`` is no such map.
+
+    >>> dataset_of({Atom("dataset"): "0a"}), dataset_of({"dataset": "0a", "question": "why?"})
+    ('0a', None)
+    """
+    if isinstance(value, dict) and len(value) == 1:
+        return value.get(_DATASET, value.get("dataset"))
+    return None
+
+
+_DATASET = Atom("dataset")
 _TRACE = ("traceparent", "tracestate")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -12,7 +12,7 @@ import time
 from .context import Context
 from .error_map import from_exception
 from .errors import BridgeError, DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled, Stopped, UnknownRequest
-from .lanes import Lane
+from .lanes import MAX_WAITING, Lane, OrderedLane
 from .messages import Call, Event, Failure, Reply, Request
 from .refusals import show
 from .terms import Atom, identity
@@ -42,15 +42,28 @@ if TYPE_CHECKING:
 
 
 class Capacity(Value):
-    """How much is done at once: requests in flight, threads for handlers, job processes."""
+    """How much is done at once: requests in flight, threads for handlers, job processes.
 
-    __slots__ = ("max_in_flight", "max_threads", "max_jobs")
+    ``max_waiting`` is how many bytes may wait for handlers that take one request after the other.
+    """
+
+    __slots__ = ("max_in_flight", "max_threads", "max_jobs", "max_waiting")
     max_in_flight: int
     max_threads: int
     max_jobs: int
+    max_waiting: int
 
-    def __init__(self, max_in_flight: int = 1000, max_threads: int = 32, max_jobs: int = 8) -> None:
-        self._set(max_in_flight=max_in_flight, max_threads=max_threads, max_jobs=max_jobs)
+    def __init__(
+        self,
+        max_in_flight: int = 1000,
+        max_threads: int = 32,
+        max_jobs: int = 8,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self._set(max_in_flight=max_in_flight, max_threads=max_threads, max_jobs=max_jobs, max_waiting=max_waiting)
+
+
+_ORDERED_THREADS = 4
 
 
 class Inline:
@@ -77,6 +90,10 @@ class Inline:
     def checkpoint(self, best: Any) -> None:
         """Keep the best result so far."""
         self.best = best
+
+    def allow(self, atoms: Set[Atom]) -> None:
+        """Refuse: a dataset is read from the disk, which the thread that reads requests does not wait for."""
+        raise RuntimeError('an inline handler cannot read a dataset; register it with run="thread"')
 
     def run(self, handler: Handler) -> Reply | Failure:
         """Run the handler."""
@@ -151,10 +168,15 @@ class Work:
     def answer(self, public_id: int, result: Any, atoms: Set[Atom]) -> bool:
         """Deliver the client's answer to a call; False when nobody waits for it. Its atoms may go back too."""
         with self._lock:
-            self.atoms = self.atoms | atoms
+            self.allow(atoms)
             call_id = self._calls.pop(public_id)
             answer = self._answer
         return answer is not None and answer(call_id, result)
+
+    def allow(self, atoms: Set[Atom]) -> None:
+        """Let what is sent for this request hold these atoms too."""
+        with self._lock:
+            self.atoms = self.atoms | atoms
 
     def _send(self, message: Message) -> None:
         with self._lock:
@@ -196,6 +218,13 @@ class Work:
 
 
 _BEST, _TIMEOUT = Atom("best"), Atom("timeout_ms")
+
+
+def _order(work: Work) -> tuple[Hashable, int]:
+    """Behind which requests a work waits, and how many bytes it takes meanwhile."""
+    order = work.handler.order
+    assert order is not None, "a handler that runs in order says in which"
+    return order(work.request.payload)
 
 
 def deadline_of(request: Request) -> float | None:
@@ -312,7 +341,12 @@ class Dispatcher:
         self._in_flight = 0
         self._changed = threading.Condition()
         self._clients: list[Client] = []
-        self._lanes = {"thread": Lane("thread", self.capacity.max_threads), "job": Lane("job", self.capacity.max_jobs)}
+        self._jobs_lane = Lane("job", self.capacity.max_jobs)
+        self._lanes: dict[str, Lane | OrderedLane] = {
+            "thread": Lane("thread", self.capacity.max_threads),
+            "job": self._jobs_lane,
+            "ordered": OrderedLane("ordered", _ORDERED_THREADS, _order, self.capacity.max_waiting),
+        }
 
     def connect(self, send: Send) -> Client:
         """Take a new client, which is told things through ``send``."""
@@ -350,6 +384,8 @@ class Dispatcher:
         work.expire_with(self._timers)
         try:
             self._lanes[work.handler.run].submit(self._run, work)
+        except Overloaded as error:
+            work.finish(Failure(work.request.message_id, error))
         except RuntimeError as error:  # the system has no more threads for us
             work.finish(Failure(work.request.message_id, Overloaded(f"the work cannot be started: {error}")))
 
@@ -383,7 +419,7 @@ class Dispatcher:
 
     def load(self) -> tuple[int, int, int]:
         """Requests in flight, jobs that run, and jobs that wait for their turn to run."""
-        jobs = self._lanes["job"]
+        jobs = self._jobs_lane
         return self._in_flight, jobs.running, jobs.waiting
 
     def drain(self, limit: float, done: Callable[[int, int], None]) -> None:

@@ -6,12 +6,19 @@ Rule of this file: a lane is bounded; what does not fit waits in line, in order.
 from __future__ import annotations
 
 import threading
+from collections import deque
+
+from .errors import Overloaded
+from .terms import Atom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any
+
+
+MAX_WAITING = 64 * 1024 * 1024
 
 
 class Lane:
@@ -44,3 +51,67 @@ class Lane:
         finally:
             with self._lock:
                 self.running -= 1
+
+
+class OrderedLane:
+    """At most ``size`` pieces of work at once, and of those with the same key one after the other, as they came.
+
+    ``order(work)`` gives the key and how many bytes the work takes while it waits. Once they are more than
+    ``max_waiting`` in all, no more is taken.
+    """
+
+    def __init__(self, name: str, size: int, order: Callable[[Any], tuple[Hashable, int]], max_waiting: int) -> None:
+        self._name = name
+        self._size = size
+        self._order = order
+        self._max_waiting = max_waiting
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._queues: dict[Hashable, deque[tuple[Callable[[Any], None], Any, int]]] = {}
+        self._ready: deque[Hashable] = deque()  # keys that have work and no thread
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, function: Callable[[Any], None], work: Any) -> None:
+        """Call ``function(work)`` in a thread of the lane in its turn. Raises :class:`Overloaded`."""
+        key, size = self._order(work)
+        with self._changed:
+            if self._bytes and self._bytes + size > self._max_waiting:
+                raise Overloaded(
+                    f"{self._bytes} bytes wait to be handled, and at most {self._max_waiting} may; send the next when "
+                    "those before are answered, or raise --max-waiting",
+                    context={Atom("limit"): self._max_waiting},
+                )
+            if len(self._ready) >= self._idle and self._threads < self._size:  # before anything is noted: it may fail
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                self._threads += 1
+            self._bytes += size
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = deque()
+                self._ready.append(key)
+                self._changed.notify()
+            queue.append((function, work, size))
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._ready)
+                self._idle -= 1
+                key = self._ready.popleft()
+                function, work, size = self._queues[key].popleft()
+            try:
+                function(work)
+            finally:
+                del work  # what it holds need not be kept while waiting for the next
+                self._done(key, size)
+
+    def _done(self, key: Hashable, size: int) -> None:
+        with self._changed:
+            self._bytes -= size
+            if self._queues[key]:
+                self._ready.append(key)
+                self._changed.notify()
+            else:
+                del self._queues[key]

@@ -203,3 +203,9 @@ def do_release(payload: Any, context: Context) -> Any:
 @both("trace")
 def trace(payload: Any, context: Context) -> Any:
     return context.trace
+
+
+@both("rows")
+def rows(payload: Any, context: Context) -> Any:
+    found = context.rows(payload["rows"])
+    return {"count": len(found), "first": found[0], "last": found[-1], "sum": sum(row["id"] for row in found)}

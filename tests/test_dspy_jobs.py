@@ -425,14 +425,14 @@ def test_a_run_that_nobody_waits_for_ends(optimizer: str, threads: int) -> None:
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
-NO_DATASETS = "rows given as %{dataset: id} are not supported by this version; send the list of rows itself"
+NO_ID = "expected the id of a dataset, 64 hexadecimal digits, got"
 ANY_METRIC = (
     "expected one of exact_match, f1, hotpot_f1, passage_match, semantic_f1, complete_and_grounded, or a map with one "
     "of the keys callback, weighted, fields, judge, tolerance, metric"
 )
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (optimize, {"training_data": []}, "payload.training_data: expected at least one row, got none"),
-    (optimize, {"training_data": 5}, "payload.training_data: expected a list of maps, got 5"),
+    (optimize, {"training_data": 5}, "payload.training_data: expected a list of maps or %{dataset: id}, got 5"),
     (optimize, {"training_data": [[]]}, "payload.training_data[0]: expected a map, got []"),
     (optimize, {"training_data": [*TRAIN, {A("name"): "x"}]}, "payload.training_data[30]: missing field kind"),
     (optimize, {"training_data": [{"name": 5, "kind": "math"}]},
@@ -443,9 +443,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
      "payload.training_data[0]: the key name is there twice, as an atom and as a string"),
     (optimize, {"training_data": [{1: 2}]}, "payload.training_data[0]: expected keys that are atoms or strings, got 1"),
     (optimize, {"validation_data": []}, "payload.validation_data: expected at least one row, got none"),
-    (optimize, {"training_data": {A("dataset"): "x"}}, f"payload.training_data: {NO_DATASETS}"),
-    (evaluate, {"data": {"dataset": "x"}}, f"payload.data: {NO_DATASETS}"),
-    (predict, {"inputs": {"dataset": "x"}}, f"payload.inputs: {NO_DATASETS}"),
+    (optimize, {"training_data": {A("dataset"): "x"}}, f'payload.training_data: {NO_ID} "x"'),
+    (evaluate, {"data": {"dataset": "x"}}, f'payload.data: {NO_ID} "x"'),
+    (predict, {"inputs": {"dataset": "x"}}, f'payload.inputs: {NO_ID} "x"'),
     (optimize, {"config": 5}, "payload.config: expected a map, got 5"),
     (optimize, {"config": {"optimizer": A("mipro")}},
      "payload.config.optimizer: expected one of labeled_few_shot, bootstrap_few_shot, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from erl_bridge.context import Context
@@ -26,6 +26,7 @@ class Client:
         self.events: list[dict[Any, Any]] = []
         self.best: list[Any] = []
         self.calls: list[tuple[Any, list[Any]]] = []
+        self.allowed: set[Atom] = set()
         self.lock = threading.Lock()
         self.context = Context(self, request_type="test")
 
@@ -34,6 +35,9 @@ class Client:
 
     def checkpoint(self, best: Any) -> None:
         self.best.append(best)
+
+    def allow(self, atoms: Set[Atom]) -> None:
+        self.allowed |= atoms
 
     def call(self, call_id: int, name: Any, args: list[Any]) -> None:
         with self.lock:

@@ -18,28 +18,19 @@ LAYERS = [
     ["values", "errors", "version", "home"],
     ["terms"],
     ["etf", "vocabulary", "refusals", "framing", "timers", "lanes", "logs"],
-    ["validation", "error_map", "messages", "context", "arguments"],
+    ["validation", "error_map", "messages", "arguments"],
+    ["datasets"],
+    ["context"],
     ["app", "wire", "files"],
-    ["session", "dispatch", "node_state"],
+    ["session", "dispatch"],
     ["handlers", "transports", "info"],
-    ["jobs", "node"],
+    ["jobs"],
     ["__init__", "cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PURE = [
-    "values",
-    "errors",
-    "terms",
-    "etf",
-    "framing",
-    "messages",
-    "wire",
-    "session",
-    "node_state",
-    "error_map",
-    "refusals",
-]
+PURE = ["values", "errors", "terms", "etf", "framing", "messages", "wire", "session", "error_map", "refusals"]
+PURE += ["datasets/compression", "datasets/stream", "datasets/reassembler"]
 DOING = {"socket", "select", "selectors", "asyncio", "threading", "subprocess", "signal"}
 
 

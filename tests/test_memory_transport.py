@@ -153,7 +153,9 @@ def test_a_name_may_be_registered_once() -> None:
     app.handler("ping")(lambda payload, context: None)
     with pytest.raises(ValueError, match="there is already a handler named ping"):
         table(builtin(), app)
-    with pytest.raises(ValueError, match="expected run to be one of inline, thread, job, control, got 'later'"):
+    with pytest.raises(
+        ValueError, match="expected run to be one of inline, thread, job, control, ordered, got 'later'"
+    ):
         app.handler("x", run="later")(lambda payload, context: None)
 
 

@@ -37,7 +37,7 @@ def ping(client: Client, request: Request) -> Reply:
 
 def health_check(client: Client, request: Request) -> Reply:
     """How the bridge process is: ``%{status: :healthy | :draining, version, os_pid, uptime_ms, ...}``."""
-    _fields(request.payload)
+    fields(request.payload)
     dispatcher = client.dispatcher
     in_flight, jobs_running, jobs_waiting = dispatcher.load()
     return Reply(
@@ -60,13 +60,13 @@ def health_check(client: Client, request: Request) -> Reply:
 
 def cancel(client: Client, request: Request) -> Reply:
     """End the request ``payload.message_id``: ``%{cancelled: true | false}``, false when it is not in flight."""
-    payload = _fields(request.payload, required=("message_id",))
+    payload = fields(request.payload, required=("message_id",))
     return Reply(request.message_id, named({"cancelled": client.cancel(payload["message_id"])}))
 
 
 def callback_result(client: Client, request: Request) -> Reply:
     """The answer to a call: ``%{accepted: true | false}``, false when nobody waits for it any more."""
-    payload = _fields(request.payload, required=("call_id", "result"))
+    payload = fields(request.payload, required=("call_id", "result"))
     result = check_callback_result(payload["result"])
     accepted = client.callback_result(payload["call_id"], result, request.atoms)
     return Reply(request.message_id, named({"accepted": accepted}))
@@ -76,7 +76,7 @@ def shutdown(client: Client, request: Request) -> None:
     """Drain for at most ``payload.drain_ms``, reply ``%{finished: n, cancelled: n}`` and end the server."""
     if client.dispatcher.draining:
         raise Overloaded("the server is shutting down already")
-    payload = _fields(request.payload, optional=("drain_ms",))
+    payload = fields(request.payload, optional=("drain_ms",))
     drain_ms = payload.get("drain_ms", DRAIN_MS)
     if type(drain_ms) is not int or not 0 <= drain_ms <= MAX_TIMEOUT_MS:
         raise invalid("payload.drain_ms", f"an integer from 0 to {MAX_TIMEOUT_MS}", drain_ms)
@@ -124,18 +124,18 @@ def memory_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _fields(payload: Any, required: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> dict[str, Any]:
+def fields(payload: Any, required: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """A small payload by its keys. Not msgspec, which takes 40 ms to import: these requests are answered at once."""
     allowed = [*required, *optional]
-    fields = {}
+    found = {}
     for key, value in payload.items():
         if str(key) not in allowed:
             raise unknown_key("payload", key, allowed)
-        fields[str(key)] = value
+        found[str(key)] = value
     for name in required:
-        if name not in fields:
+        if name not in found:
             raise InvalidRequest(f"payload: the required key {name} is missing", context={Atom("path"): "payload"})
-    return fields
+    return found
 
 
 HANDLERS = [

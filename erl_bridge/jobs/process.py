@@ -106,10 +106,15 @@ def _relay_checkpoint(work: Work, best: Any) -> None:
     work.checkpoint(best)
 
 
+def _relay_allow(work: Work, atoms: list[Atom]) -> None:
+    work.allow(set(atoms))
+
+
 _RELAY: dict[str, Callable[..., None]] = {
     "event": _relay_event,
     "call": _relay_call,
     "checkpoint": _relay_checkpoint,
+    "allow": _relay_allow,
 }
 
 

@@ -33,9 +33,9 @@ else:
 class JobOutlet:
     """Sends what a context has to say to the bridge. See :class:`erl_bridge.context.Outlet`."""
 
-    def __init__(self, channel: Channel, atoms: Set[Atom]) -> None:
+    def __init__(self, channel: Channel, atoms: set[Atom]) -> None:
         self._channel = channel
-        self._atoms = atoms  # those that may be sent; answers to calls bring more
+        self._atoms = atoms  # those that may be sent; answers to calls and datasets bring more
 
     def event(self, event: dict[Any, Any]) -> None:
         self._channel.send("event", event, atoms=self._atoms)
@@ -45,6 +45,10 @@ class JobOutlet:
 
     def checkpoint(self, best: Any) -> None:
         self._channel.send("checkpoint", best, atoms=self._atoms)
+
+    def allow(self, atoms: Set[Atom]) -> None:
+        self._atoms |= atoms
+        self._channel.send("allow", list(atoms))
 
 
 class Worker:

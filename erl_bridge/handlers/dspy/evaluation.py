@@ -51,8 +51,10 @@ def evaluate_pipeline(payload: Any, context: Context) -> Any:
     config = request.config or schema.EvaluateConfig()
     program = programs.from_payload_of(request)
     baseline = None if request.baseline is None else programs.from_payload_of(request.baseline, "payload.baseline")
-    rows = read_rows(request.data, program.signature, "payload.data")
-    rows_of_baseline = None if baseline is None else read_rows(request.data, baseline.signature, "payload.data")
+    rows = read_rows(request.data, program.signature, "payload.data", context)
+    rows_of_baseline = None
+    if baseline is not None:
+        rows_of_baseline = read_rows(request.data, baseline.signature, "payload.data", context)
     run = Run(context)
     with at_work():
         model = models.build(request.lm, run)

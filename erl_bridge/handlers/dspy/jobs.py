@@ -54,10 +54,10 @@ def train_model(payload: Any, context: Context) -> Any:
 
 def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: Any, context: Context) -> Any:
     program = programs.from_payload_of(request)
-    training = read_rows(request.training_data, program.signature, "payload.training_data")
+    training = read_rows(request.training_data, program.signature, "payload.training_data", context)
     validation = training
     if request.validation_data is not None:
-        validation = read_rows(request.validation_data, program.signature, "payload.validation_data")
+        validation = read_rows(request.validation_data, program.signature, "payload.validation_data", context)
     run = Run(context)
     metric = metrics.build(options.metric, program, run)
     with at_work():

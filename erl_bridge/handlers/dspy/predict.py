@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...context import dataset_of
 from ...error_map import error_map
 from ...errors import InvalidRequest
 from ...terms import Atom
@@ -17,38 +18,46 @@ from .rows import read_inputs
 from .run import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...context import Context
     from .programs import Program
 
 
 def predict(payload: Any, context: Context) -> Any:
-    """``:predict``: the outputs of a program for one map of inputs, or for each of a list of them.
+    """``:predict``: the outputs of a program for one map of inputs, or for each of a list or dataset of them.
 
-    For a map the result is a map of outputs, or the error of the request. For a list it is a list in the same order of
+    For a map the result is a map of outputs, or the error of the request. For many it is a list in the same order of
     ``{:ok, outputs}`` and ``{:error, error}``, where ``error`` is an error map as in any reply.
     """
     request = validate(payload, schema.Predict)
     if request.stream:
         raise InvalidRequest("payload.stream: streaming is not supported by this version; leave it out")
     program = programs.from_payload_of(request)
-    inputs = _read_all_inputs(request.inputs, program)
+    rows, fields = _many(request.inputs, program, context), program.signature.inputs
+    if rows is None:
+        inputs = [read_inputs(request.inputs, fields, "payload.inputs")]
+    else:
+        inputs = [read_inputs(row, fields, f"payload.inputs[{index}]") for index, row in enumerate(rows)]
     run = Run(context)
     with at_work():
         model = models.build(request.lm, run)
         with model.in_use():
             outcomes = scoring.predict(program, program.ready(), inputs, model.threads(request.config))
-    if isinstance(request.inputs, list):
+    if rows is not None:
         return [_tagged(outcome) for outcome in outcomes]
     if outcomes[0].error is not None:
         raise outcomes[0].error
     return outcomes[0].outputs
 
 
-def _read_all_inputs(value: Any, program: Program) -> list[dict[str, Any]]:
-    fields = program.signature.inputs
+def _many(value: Any, program: Program, context: Context) -> Sequence[Any] | None:
+    """The rows of a list or a dataset, or None for one map of inputs, of which one may be named ``dataset``."""
     if isinstance(value, list):
-        return [read_inputs(row, fields, f"payload.inputs[{index}]") for index, row in enumerate(value)]
-    return [read_inputs(value, fields, "payload.inputs")]
+        return value
+    if dataset_of(value) is None or any(field.name == "dataset" for field in program.signature.inputs):
+        return None
+    return context.rows(value, "payload.inputs")
 
 
 def _tagged(outcome: scoring.Outcome) -> tuple[Atom, Any]:

@@ -1,4 +1,4 @@
-"""Rows of data: a client's list of maps, read by the fields of a signature.
+"""Rows of data: a client's list of maps, or one of its datasets, read by the fields of a signature.
 
 Rule of this file: a row that does not fit is refused with its number before any model is asked anything. Columns that
 are no field of the signature are no inputs; they are kept as they came, for metrics that want them.
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidRequest
-from ...refusals import invalid, unknown_key
+from ...refusals import unknown_key
 from ...terms import Atom
 from .signatures import by_name, read_fields, write_fields
 
 if TYPE_CHECKING:
+    from ...context import Context
     from .signatures import Field, Signature
 
 _EXTRA = "dspy_extra"  # names with this prefix are no fields to DSPy
@@ -40,17 +41,16 @@ def example_map(signature: Signature, example: Any) -> dict[Any, Any]:
     return {**example.get(_EXTRA, {}), **write_fields(signature.fields, example)}
 
 
-def read_rows(value: Any, signature: Signature, path: str) -> list[Row]:
-    """The rows of a data set, each with all fields of the signature. Raises :class:`InvalidRequest`.
+def read_rows(value: Any, signature: Signature, path: str, context: Context) -> list[Row]:
+    """The rows of a list of maps or of a dataset, each with all fields of the signature.
 
-    A field whose type allows nil may be missing.
+    A field whose type allows nil may be missing. Raises :class:`InvalidRequest`, and :class:`TransferError` for a
+    dataset whose file is damaged.
     """
-    _refuse_dataset(value, path)
-    if not isinstance(value, list):
-        raise invalid(path, "a list of maps", value)
-    if not value:
+    rows = context.rows(value, path)
+    if not rows:
         raise InvalidRequest(f"{path}: expected at least one row, got none", context={Atom("path"): path})
-    return [_read_row(row, signature, f"{path}[{index}]") for index, row in enumerate(value)]
+    return [_read_row(row, signature, f"{path}[{index}]") for index, row in enumerate(rows)]
 
 
 def _read_row(row: Any, signature: Signature, path: str) -> Row:
@@ -61,18 +61,9 @@ def _read_row(row: Any, signature: Signature, path: str) -> Row:
 
 def read_inputs(value: Any, fields: tuple[Field, ...], path: str) -> dict[str, Any]:
     """The inputs of one prediction. Raises :class:`InvalidRequest`; here a key that is no field is an error."""
-    _refuse_dataset(value, path)
     pairs = by_name(value, path)
     names = [field.name for field in fields]
     for name, (key, _) in pairs.items():
         if name not in names:
             raise unknown_key(path, key, names)
     return read_fields(fields, pairs, path)
-
-
-def _refuse_dataset(value: Any, path: str) -> None:
-    if isinstance(value, dict) and [str(key) for key in value] == ["dataset"]:
-        raise InvalidRequest(
-            f"{path}: rows given as %{{dataset: id}} are not supported by this version; send the list of rows itself",
-            context={Atom("path"): path},
-        )
