@@ -191,7 +191,9 @@ REFUSED = [
     ({"model": "x/y", "max_tokens": 0}, "payload.lm.max_tokens: expected int >= 1, got 0"),
     ({"model": "x/y", "api_key_env": "NOT_THERE"},
      "payload.lm.api_key_env: the environment variable NOT_THERE is not set"),
-    ("local/llama", 'payload.lm.model: expected "local/nearest-demo", the one local model, got "local/llama"'),
+    ("local/llama",
+     'payload.lm.model: expected "local/nearest-demo", the one local model, or one fine-tuned of it here, '
+     'got "local/llama"'),
     ({"model": LOCAL, "api_base": "http://x"}, f"payload.lm.api_base: {NO_CONNECTION}"),
     ({"callback": "lm", "timeout_ms": 5}, f"payload.lm.timeout_ms: {NO_CONNECTION}"),
     ({"callback": "lm", "api_key": KEY}, f"payload.lm.api_key: {NO_CONNECTION}"),

@@ -19,6 +19,7 @@ from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
 from . import redact
+from .finetuning import LOCAL, LocalProvider, is_model
 from .nearest_demo import NearestDemo
 from .schema import LmMap
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ...context import Context
     from .run import Run
 
-LOCAL = "local/nearest-demo"
 _REMOTE_THREADS = 8
 _GENERATION = ("temperature", "max_tokens", "top_p", "stop")
 _CONNECTION = ("api_base", "api_key_env", "timeout_ms")
@@ -140,9 +140,12 @@ def _engine(settings: LmMap, key: str | None, run: Run, path: str) -> Model:
     for name in _set_ones(given):
         raise InvalidRequest(f"{path}.{name}: only a model behind a connection has one; this one is not")
     if settings.callback is None:
-        if settings.model != LOCAL:
-            raise invalid(f"{path}.model", f'"{LOCAL}", the one local model', settings.model)
-        return Model(MeteredLM(run, LOCAL, price=0.0, engine=NearestDemo(), **_generation(settings)), 1)
+        model = settings.model or ""
+        if not is_model(model):
+            raise invalid(f"{path}.model", f'"{LOCAL}", the one local model, or one fine-tuned of it here', model)
+        engine: Any = NearestDemo()
+        local = MeteredLM(run, model, price=0.0, engine=engine, provider=LocalProvider(), **_generation(settings))
+        return Model(local, 1)
     if not isinstance(settings.callback, (Atom, str)):
         raise invalid(f"{path}.callback", "the name of a function, an atom or a string", settings.callback)
     engine = CallbackEngine(settings.callback, run.context)

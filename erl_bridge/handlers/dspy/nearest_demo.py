@@ -1,8 +1,10 @@
 """``local/nearest-demo``: a language model without weights, for first runs, tests and examples.
 
-It answers by the demonstration in its prompt that is most like the input; without demonstrations, by the first of the
-values to choose from, else by a neutral value. It knows nothing and guesses nothing, so what an optimizer gains with
-it, it gains by choosing demonstrations.
+It answers by the demonstration in its prompt that is most like the input; without demonstrations, by rules in its
+instructions (``nearest_rules.py``), else by the first of the values to choose from or a neutral value. It knows nothing
+and guesses nothing, so what an optimizer gains with it, it gains by choosing demonstrations and rules.
+
+``local/nearest-demo:DIGEST`` is one that was fine-tuned (``finetuning.py``): what it was taught is a file of examples.
 
 Rule of this file: the same prompt gets the same answer, everywhere and always. It reads the prompts that DSPy's
 ``ChatAdapter`` writes: fields under ``[[ ## name ## ]]``, a user and an assistant message for each demonstration.
@@ -17,6 +19,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dspy.lm15 import Message, Response, Usage
+
+from .finetuning import examples
+from .nearest_rules import follow, propose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +57,7 @@ class NearestDemo:
         """One answer, as text that DSPy's adapter reads."""
         prompt = _text(request.system)
         messages = [message.text or "" for message in request.messages]
-        answer = respond(prompt, messages)
+        answer = respond(prompt, messages, examples(request.model))
         return Response(
             id=None,
             model=request.model,
@@ -65,14 +70,22 @@ class NearestDemo:
         return self
 
 
-def respond(system: str, messages: Sequence[str]) -> str:
-    """The answer to a chat: ``messages`` alternate between user and assistant and end with the user's question."""
+def respond(system: str, messages: Sequence[str], learned: Sequence[tuple[str, str]] = ()) -> str:
+    """The answer to a chat: ``messages`` alternate between user and assistant and end with the user's question.
+
+    ``learned`` are further pairs of messages, which the model was taught and the prompt does not show.
+    """
     question, _, wanted = messages[-1].rpartition(_REQUEST)
     names = _WANTED.findall(wanted)[:-1]  # the last one is the marker of the end
-    demos = list(zip(messages[0:-1:2], messages[1:-1:2], strict=True))
-    nearest = _fields(demos[_nearest(question, [asked for asked, _ in demos])][1]) if demos else {}
+    shown = zip(messages[0:-1:2], messages[1:-1:2], strict=True)
+    demos = [*shown, *((asked.rpartition(_REQUEST)[0], said) for asked, said in learned if names[0] in _fields(said))]
+    if demos:
+        known: Mapping[str, str] = _fields(demos[_nearest(question, [asked for asked, _ in demos])][1])
+    else:
+        asked = _fields(question)
+        known = follow(system, " ".join(asked.values())) | propose(names, asked)
     default = _defaults(system)
-    answers = {name: _answer(nearest.get(name), default.get(name, _UNKNOWN)) for name in names}
+    answers = {name: _answer(known.get(name), default.get(name, _UNKNOWN)) for name in names}
     parts = [f"[[ ## {name} ## ]]\n{answer}" for name, answer in answers.items()]
     return "\n\n".join([*parts, f"[[ ## {_COMPLETED} ## ]]"])
 
