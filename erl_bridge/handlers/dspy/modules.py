@@ -19,7 +19,7 @@ from ...errors import InvalidRequest
 from ...refusals import invalid, unknown_key
 from ...terms import Atom
 from ...vocabulary import named
-from . import client, pipelines
+from . import client, pipelines, selecting
 from .field_types import STR, from_annotation
 from .signatures import Field, by_name
 
@@ -201,6 +201,29 @@ def _steps(value: Any, place: Place) -> pipelines.Plan:
     return pipelines.read_plan(value, place.signature, place.path, read_part)
 
 
+def _member(value: Any, place: Place) -> Module:
+    return read(value, place.signature, place.path, place.path, place.depth - 1)
+
+
+def _members(value: Any, place: Place) -> tuple[Module, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= selecting.MAX_MEMBERS:
+        raise invalid(place.path, f"a list of 1 to {selecting.MAX_MEMBERS} modules", value)
+    return tuple(
+        read(item, place.signature, f"{place.path}[{index}]", place.path, place.depth - 1)
+        for index, item in enumerate(value)
+    )
+
+
+def _vectorizer(value: Any, place: Place) -> Atom | str | None:
+    return selecting.read_vectorizer(value, place.path)
+
+
+def _demo_count(value: Any, place: Place) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= selecting.MAX_NEAREST:
+        raise invalid(place.path, f"an integer from 1 to {selecting.MAX_NEAREST}", value)
+    return value
+
+
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -236,4 +259,33 @@ _KINDS = (
         {"callback": Option("the name of the function", _callback)},
     ),
 )
-KINDS = {kind.name: kind for kind in _KINDS}
+_SELECTING = (
+    Kind(
+        "nearest",
+        "a module whose predictors show only those of their demonstrations that are most like the input",
+        lambda module: selecting.Nearest(
+            module.options["module"].build(), module.options["k"], module.options["vectorizer"]
+        ),
+        {
+            "module": Option("the module", _member, wire=lambda inner: inner.wire),
+            "k": Option("how many demonstrations are shown", _demo_count, 3),
+            "vectorizer": Option(
+                "what makes vectors of the inputs: `:words`, or `%{callback: name}`, a function from a list of texts "
+                "to a list of lists of numbers",
+                _vectorizer,
+                None,
+                selecting.vectorizer_wire,
+            ),
+        },
+        adds=lambda module: module.options["module"].kind.adds(module.options["module"]),
+        parts=lambda module: [("module", module.options["module"])],
+    ),
+    Kind(
+        "ensemble",
+        "several modules for one task, all asked; the answer is that of the most of them",
+        selecting.Ensemble,
+        {"members": Option("the modules", _members, wire=lambda members: [member.wire for member in members])},
+        parts=selecting.parts,
+    ),
+)
+KINDS = {kind.name: kind for kind in (*_KINDS, *_SELECTING)}
