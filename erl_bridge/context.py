@@ -240,8 +240,16 @@ class _Waiting:
         tag, value = self.result
         if tag is _OK:
             return value
-        reason = value if isinstance(value, str) else repr(value)
-        raise CallbackError(f"the client's function {name} failed: {reason}", context={Atom("reason"): value})
+        raise _callback_error(name, value)
+
+
+def _callback_error(name: Any, value: Any) -> CallbackError:
+    """What the client said of its function: text, any other term, or a map with ``message`` and what else it knows."""
+    told = {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+    if not isinstance(told.get("message"), str):
+        told = {"message": value if isinstance(value, str) else repr(value), "reason": value}
+    reason = told.pop("message")
+    return CallbackError(f"the client's function {name} failed: {reason}", context=named({"reason": reason, **told}))
 
 
 _OK, _ERROR, _KIND = Atom("ok"), Atom("error"), Atom("kind")

@@ -469,7 +469,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (evaluate, {"signature": None}, "payload: expected either a program or a signature"),
     (evaluate, {"program": {}}, "payload: expected either a program or a signature"),
     (evaluate, {"program": {}, "signature": None, "module": "predict"},
-     "payload.module: a program names its module itself; leave it out"),
+     "payload.module: the program has its own module; leave it out"),
     (predict, {"inputs": {"name": 5}}, "payload.inputs.name: expected str, got 5"),
     (predict, {"inputs": {}}, "payload.inputs: missing field name"),
     (predict, {"inputs": {"name": "x", "nam": "y"}},
@@ -478,7 +478,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (predict, {"inputs": "x"}, 'payload.inputs: expected a map, got "x"'),
     (predict, {"stream": True}, "payload.stream: streaming is not supported by this version; leave it out"),
     (predict, {"input": {}}, 'payload: unknown key "input" (did you mean "inputs"?); '
-     "the keys are inputs, lm, signature, module, program, config, stream"),
+     "the keys are inputs, lm, signature, module, tools, program, config, stream"),
 ]  # fmt: skip
 
 

@@ -321,7 +321,7 @@ defmodule ErlBridge do
   ## DSPy
 
   @doc """
-  Optimizes a signature with DSPy on rows of examples.
+  Optimizes a signature, or a program further, with DSPy on rows of examples.
 
   Gives `%{status: :success, program: program, optimized_signature: ..., optimization_metrics:
   ...}`; the program is what `predict/4` and `evaluate/4` take. An optimization takes as long as
@@ -329,7 +329,8 @@ defmodule ErlBridge do
 
   #{Options.docs(:optimize)}
   """
-  @spec optimize(bridge, Payload.signature(), Payload.rows(), keyword) :: result
+  @spec optimize(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
+          result
   def optimize(bridge, signature, training_data, options \\ []) do
     options = work_options(options, :optimize)
     payload = Payload.optimize(signature, training_data, options)
@@ -346,7 +347,7 @@ defmodule ErlBridge do
 
   #{Options.docs(:train)}
   """
-  @spec train(bridge, Payload.signature(), Payload.rows(), keyword) :: result
+  @spec train(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: result
   def train(bridge, signature, training_data, options \\ []) do
     options = work_options(options, :train)
     payload = Payload.train(signature, training_data, options)
@@ -354,7 +355,7 @@ defmodule ErlBridge do
   end
 
   @doc "Like `train/4`, but returns the result or raises the error."
-  @spec train!(bridge, Payload.signature(), Payload.rows(), keyword) :: map
+  @spec train!(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: map
   def train!(bridge, signature, training_data, options \\ []),
     do: bang!(train(bridge, signature, training_data, options))
 
@@ -397,7 +398,7 @@ defmodule ErlBridge do
   end
 
   @doc "Like `optimize/4`, but returns the result or raises the error."
-  @spec optimize!(bridge, Payload.signature(), Payload.rows(), keyword) :: map
+  @spec optimize!(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: map
   def optimize!(bridge, signature, training_data, options \\ []),
     do: bang!(optimize(bridge, signature, training_data, options))
 
@@ -440,7 +441,12 @@ defmodule ErlBridge do
   @spec predict(bridge, Payload.program() | Payload.signature(), [map], keyword) ::
           {:ok, [{:ok, map} | {:error, Error.t()}]} | {:error, Error.t()}
   def predict(bridge, program_or_signature, inputs, options \\ []) do
-    options = options |> Options.validate!(:predict) |> Map.put_new(:idempotent, true)
+    options =
+      options
+      |> Options.validate!(:predict)
+      |> Payload.prepare()
+      |> Map.put_new(:idempotent, true)
+
     payload = Payload.predict(program_or_signature, inputs, options)
 
     with {:ok, results} when is_list(results) <- request(bridge, :predict, payload, options),
@@ -528,6 +534,7 @@ defmodule ErlBridge do
   defp work_options(options, schema) do
     options
     |> Options.validate!(schema)
+    |> Payload.prepare()
     |> Map.put_new(:timeout, :infinity)
     |> hear_progress()
   end

@@ -8,15 +8,23 @@ defmodule ErlBridge.Callback do
       iex> ErlBridge.Callback.run(%{add: &+/2}, "add", [1, 2])
       {:ok, 3}
       iex> ErlBridge.Callback.run(%{}, :add, [1, 2])
-      {:error, "there is no callback named add; the request has none"}
-      iex> ErlBridge.Callback.run(%{fail: fn -> raise "no" end}, :fail, [])
-      {:error, "** (RuntimeError) no"}
+      {:error, %{message: "there is no callback named add; the request has none", missing: true}}
+      iex> {:error, failure} = ErlBridge.Callback.run(%{fail: fn -> raise "no" end}, :fail, [])
+      iex> failure.message
+      "** (RuntimeError) no"
+
+  What fails has its `stacktrace` beside the message, and Python has both.
   """
 
   alias ErlBridge.{Error, Protocol, Telemetry}
 
   @type callbacks :: %{optional(atom | String.t()) => fun}
-  @type answer :: {:ok, term} | {:error, String.t()}
+  @type failure :: %{
+          required(:message) => String.t(),
+          optional(:stacktrace) => String.t(),
+          optional(:missing) => true
+        }
+  @type answer :: {:ok, term} | {:error, failure | String.t()}
 
   @doc "The encoded answer to a call, given its frame. An answer that is larger than a frame may be is an error instead."
   @spec answer(callbacks, binary, pos_integer) :: Protocol.body()
@@ -55,11 +63,18 @@ defmodule ErlBridge.Callback do
   @spec run(callbacks, atom | String.t(), [term]) :: answer
   def run(callbacks, name, args) do
     case find(callbacks, name) do
-      nil -> {:error, "there is no callback named #{name}; the request has #{names(callbacks)}"}
+      nil -> {:error, missing(callbacks, name)}
       fun -> {:ok, apply(fun, args)}
     end
   catch
-    kind, reason -> {:error, Exception.format_banner(kind, reason, __STACKTRACE__)}
+    kind, reason ->
+      message = Exception.format_banner(kind, reason, __STACKTRACE__)
+      {:error, %{message: message, stacktrace: Exception.format_stacktrace(__STACKTRACE__)}}
+  end
+
+  defp missing(callbacks, name) do
+    said = "there is no callback named #{name}; the request has #{names(callbacks)}"
+    %{message: said, missing: true}
   end
 
   defp measure(callbacks, name, args) do

@@ -288,7 +288,15 @@ defmodule ErlBridge.Options do
   @module [
     module: [
       type: :any,
-      doc: "the DSPy module for a signature, `:predict` or `:chain_of_thought`"
+      doc:
+        "the DSPy module for a signature: `:predict`, `:chain_of_thought`, `%{name: :react, max_iters: 5}`, " <>
+          "a list of steps... See the guide on modules and programs"
+    ],
+    tools: [
+      type: :any,
+      doc:
+        "the functions that an agent may call: `[%{name: :search, description: \"...\", args: [query: :str], " <>
+          "callback: &MyApp.search/1}]`"
     ]
   ]
 

@@ -25,25 +25,85 @@ defmodule ErlBridge.Payload do
   @typedoc "Rows, or the id of a dataset that Python holds."
   @type rows :: [map] | %{dataset: String.t()}
 
+  @doc """
+  The options as Python takes them: functions that stand where a callback's name may go to
+  `:callbacks`.
+
+  That is: `:lm` and `:metric`, the `reward:` of a module, and, in a step or a tool, the `callback:`
+  beside its `name:`. Short fields and signatures' structs become plain maps.
+
+      iex> tool = %{name: :add, args: [a: :int, b: :int], callback: &(&1.a + &1.b)}
+      iex> options = ErlBridge.Payload.prepare(%{tools: [tool], metric: &==/2, callbacks: %{}})
+      iex> options.tools
+      [%{name: :add, args: [%{name: :a, type: :int}, %{name: :b, type: :int}], callback: :add}]
+      iex> options.metric
+      %{callback: :metric}
+      iex> options.callbacks.add.(%{a: 1, b: 2})
+      3
+  """
+  @spec prepare(map) :: map
+  def prepare(options) do
+    {plain, functions} = options |> Map.take([:lm, :metric, :module, :tools]) |> plain_data()
+    options = Map.merge(options, plain)
+
+    if functions == %{},
+      do: options,
+      else: Map.update(options, :callbacks, functions, &Map.merge(functions, &1))
+  end
+
+  # A term without functions and structs, and the functions that were in it, by name.
+  defp plain_data(%Signature{} = signature), do: {Signature.to_map(signature), %{}}
+
+  defp plain_data(%{callback: fun, name: name} = map) when is_function(fun) do
+    {map, functions} = plain_data(%{map | callback: name})
+    {map, Map.put(functions, name, fun)}
+  end
+
+  defp plain_data(%{} = map) when not is_struct(map) do
+    {pairs, functions} = map |> Enum.map(&plain_pair/1) |> Enum.unzip()
+    {Map.new(pairs), Enum.reduce(functions, %{}, &Map.merge/2)}
+  end
+
+  defp plain_data(list) when is_list(list) do
+    {items, functions} = list |> Enum.map(&plain_data/1) |> Enum.unzip()
+    {items, Enum.reduce(functions, %{}, &Map.merge/2)}
+  end
+
+  defp plain_data(other), do: {other, %{}}
+
+  defp plain_pair({key, fun}) when key in [:lm, :metric, :reward] and is_function(fun),
+    do: {{key, %{callback: key}}, %{key => fun}}
+
+  defp plain_pair({:args, [_ | _] = fields}),
+    do: {{:args, Enum.map(fields, &Signature.to_field/1)}, %{}}
+
+  defp plain_pair({key, value}) do
+    {value, functions} = plain_data(value)
+    {{key, value}, functions}
+  end
+
   @doc "The payload of `:optimize_signature`."
-  @spec optimize(signature, rows, map) :: map
-  def optimize(signature, training_data, options) do
-    %{signature: plain(signature), training_data: training_data}
-    |> take(options, [:module, :validation_data, :lm])
+  @spec optimize(program | signature, rows, map) :: map
+  def optimize(target, training_data, options) do
+    target(target)
+    |> Map.put(:training_data, training_data)
+    |> take_module(options)
+    |> take(options, [:validation_data, :lm])
     |> put_config(options, [:optimizer, :metric])
   end
 
   @doc "The payload of `:train_model`."
-  @spec train(signature, rows, map) :: map
-  def train(signature, training_data, options),
-    do: signature |> optimize(training_data, options) |> take(options, [:method])
+  @spec train(program | signature, rows, map) :: map
+  def train(target, training_data, options),
+    do: target |> optimize(training_data, options) |> take(options, [:method])
 
   @doc "The payload of `:evaluate_pipeline`."
   @spec evaluate(program | signature, rows, map) :: map
   def evaluate(target, data, options) do
     target(target)
     |> Map.put(:data, data)
-    |> take(options, [:module, :lm])
+    |> take_module(options)
+    |> take(options, [:lm])
     |> put_config(options, [:metric])
   end
 
@@ -52,7 +112,8 @@ defmodule ErlBridge.Payload do
   def predict(target, inputs, options) do
     target(target)
     |> Map.put(:inputs, inputs)
-    |> take(options, [:module, :lm])
+    |> take_module(options)
+    |> take(options, [:lm])
     |> put_config(options, [])
   end
 
@@ -64,6 +125,10 @@ defmodule ErlBridge.Payload do
 
   defp plain(%Signature{} = signature), do: Signature.to_map(signature)
   defp plain(signature), do: signature
+
+  # A program has its tools; what was given again is only who answers for them.
+  defp take_module(%{program: _program} = payload, options), do: take(payload, options, [:module])
+  defp take_module(payload, options), do: take(payload, options, [:module, :tools])
 
   defp take(payload, options, names), do: Map.merge(payload, Map.take(options, names))
 

@@ -160,6 +160,11 @@ defmodule ErlBridge.Signature do
 
   # Fields
 
+  # For the arguments of tools, which are fields too.
+  @doc false
+  @spec to_field(term) :: field
+  def to_field(field), do: field!(field)
+
   defp fields!(options, option) do
     case options[option] do
       [_ | _] = fields ->

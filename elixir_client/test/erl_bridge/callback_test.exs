@@ -11,7 +11,8 @@ defmodule ErlBridge.CallbackTest do
 
   test "an unknown name is answered with those there are" do
     assert Callback.run(%{:a => fn -> 1 end, "b" => fn -> 2 end}, :c, []) ==
-             {:error, "there is no callback named c; the request has a, b"}
+             {:error,
+              %{message: "there is no callback named c; the request has a, b", missing: true}}
   end
 
   test "a raise, a throw, an exit and a wrong number of arguments are errors" do
@@ -22,14 +23,18 @@ defmodule ErlBridge.CallbackTest do
       two: fn _a, _b -> 0 end
     }
 
-    assert Callback.run(callbacks, :raise, []) == {:error, "** (ArgumentError) bad"}
-    assert Callback.run(callbacks, :throw, []) == {:error, "** (throw) :ball"}
-    assert Callback.run(callbacks, :exit, []) == {:error, "** (exit) :gone"}
-    assert {:error, "** (BadArityError)" <> _rest} = Callback.run(callbacks, :two, [1])
+    message = fn {:error, failure} -> failure.message end
+    assert message.(Callback.run(callbacks, :raise, [])) == "** (ArgumentError) bad"
+    assert message.(Callback.run(callbacks, :throw, [])) == "** (throw) :ball"
+    assert message.(Callback.run(callbacks, :exit, [])) == "** (exit) :gone"
+    assert "** (BadArityError)" <> _rest = message.(Callback.run(callbacks, :two, [1]))
+
+    assert {:error, %{stacktrace: stacktrace}} = Callback.run(callbacks, :raise, [])
+    assert stacktrace =~ "callback_test.exs"
   end
 
   test "what cannot be a name is an error too" do
-    assert {:error, "** (Protocol.UndefinedError)" <> _rest} =
+    assert {:error, %{message: "** (Protocol.UndefinedError)" <> _rest}} =
              Callback.run(%{a: fn -> 1 end}, {:a}, [])
   end
 end

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol, get_args, ge
 
 from ...refusals import invalid, show
 from ...terms import Atom
+from ...vocabulary import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,6 +314,36 @@ class Internal:
         return ANY.read(TypeAdapter(self.annotation).dump_python(value, mode="json", fallback=str))
 
 
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What an agent did, as a list with a map for each turn; DSPy's ReAct numbers the keys of one map instead."""
+
+    annotation: Any = list
+
+    def __str__(self) -> str:
+        return "list"
+
+    @property
+    def wire(self) -> Any:
+        return Atom("list")
+
+    @property
+    def expected(self) -> str:
+        return "the turns of an agent"
+
+    def read(self, value: Any) -> Any:
+        return ANY.read(value)
+
+    def write(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(_any(turn)) for turn in value]
+        turns: dict[int, dict[str, Any]] = {}
+        for key, item in value.items():
+            name, _, number = key.rpartition("_")
+            turns.setdefault(int(number), {})[name] = _any(item)
+        return [named(turn) for _, turn in sorted(turns.items())]
+
+
 def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
     """``convert(value)``, with ``step`` put before the path of what does not fit."""
     try:
@@ -320,6 +351,47 @@ def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
     except Misfit as misfit:
         misfit.path = step + misfit.path
         raise
+
+
+TRAJECTORY = Trajectory()
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """A conversation so far, DSPy's ``History``: a list of maps with fields of the signature, the oldest first."""
+
+    def __str__(self) -> str:
+        return "History"
+
+    @property
+    def annotation(self) -> Any:
+        import dspy
+
+        return dspy.History
+
+    @property
+    def wire(self) -> Any:
+        return Atom("history")
+
+    @property
+    def expected(self) -> str:
+        return "a list of maps"
+
+    def read(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            raise Misfit(self.expected, value)
+        return self.annotation(messages=[_at(f"[{index}]", self._message, one) for index, one in enumerate(value)])
+
+    def write(self, value: Any) -> Any:
+        return [_any(message) for message in value.model_dump(mode="json")["messages"]]
+
+    def _message(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Misfit("a map", value)
+        return _any(value)
+
+
+MESSAGES = Messages()
 
 
 # -- what goes where ---------------------------------------------------------------------------------------------
@@ -353,11 +425,11 @@ def fits(given: FieldType, wanted: FieldType) -> bool:
 
 def from_annotation(annotation: Any) -> FieldType:
     """The type of a field that a module of DSPy has for itself."""
-    for plain in (STR, INT, FLOAT, BOOL, LIST, DICT):
+    if annotation in (Any, str):
+        return ANY  # DSPy gives texts other values, too, and shows them as text
+    for plain in (INT, FLOAT, BOOL, LIST, DICT):
         if annotation is plain.annotation:
             return plain
-    if annotation is Any:
-        return ANY
     if get_origin(annotation) is Literal and all(type(value) in (str, int) for value in get_args(annotation)):
         return OneOf(get_args(annotation))
     return Internal(annotation)

@@ -10,7 +10,9 @@ A client writes a module as its name (``:chain_of_thought``), as a map of its na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import warnings
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -19,9 +21,9 @@ from ...errors import InvalidRequest
 from ...refusals import invalid, unknown_key
 from ...terms import Atom
 from ...vocabulary import named
-from . import client, pipelines, selecting
-from .field_types import STR, from_annotation
-from .signatures import Field, by_name
+from . import attempts, client, interpreters, pipelines, selecting, tools
+from .field_types import MESSAGES, STR, TRAJECTORY, from_annotation
+from .signatures import Field, by_name, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +96,9 @@ class Module:
 
     def build(self) -> Any:
         """A fresh module of DSPy."""
-        return self.kind.make(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of DSPy, for what DSPy does itself
+            return self.kind.make(self)
 
     def leaves(self, prefix: str = "") -> list[tuple[str, Module]]:
         """The modules in it that have predictors of their own, by the prefix of those predictors' names."""
@@ -128,7 +132,11 @@ def _slot(name: str, predictor: Any, leaves: list[tuple[str, Module]]) -> Slot:
     leaf = max((pair for pair in leaves if name.startswith(pair[0])), key=lambda pair: len(pair[0]))[1]
     signature = predictor.signature
     inputs, outputs = (
-        tuple(_field(field_name, info.annotation, leaf.signature) for field_name, info in group.items())
+        tuple(
+            _field(field_name, info.annotation, leaf.signature)
+            for field_name, info in group.items()
+            if info.annotation != list[dspy.Tool]  # functions, which no program holds
+        )
         for group in (signature.input_fields, signature.output_fields)
     )
     return Slot(name, signature.instructions, inputs, outputs)
@@ -201,10 +209,6 @@ def _steps(value: Any, place: Place) -> pipelines.Plan:
     return pipelines.read_plan(value, place.signature, place.path, read_part)
 
 
-def _member(value: Any, place: Place) -> Module:
-    return read(value, place.signature, place.path, place.path, place.depth - 1)
-
-
 def _members(value: Any, place: Place) -> tuple[Module, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= selecting.MAX_MEMBERS:
         raise invalid(place.path, f"a list of 1 to {selecting.MAX_MEMBERS} modules", value)
@@ -218,38 +222,190 @@ def _vectorizer(value: Any, place: Place) -> Atom | str | None:
     return selecting.read_vectorizer(value, place.path)
 
 
-def _demo_count(value: Any, place: Place) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= selecting.MAX_NEAREST:
-        raise invalid(place.path, f"an integer from 1 to {selecting.MAX_NEAREST}", value)
+def _tools(*taken: str) -> Option:
+    return Option(
+        "the functions it may call; see [Tools](#tools)",
+        lambda value, place: tools.read_tools(value, place.path, taken),
+        wire=lambda read_ones: [tool.wire for tool in read_ones],
+    )
+
+
+def _count(doc: str, default: int, most: int = 10_000) -> Option:
+    return Option(doc, lambda value, place: _integer(value, 1, most, place.path), default)
+
+
+def _integer(value: Any, least: int, most: int, path: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise invalid(path, f"an integer from {least} to {most}", value)
     return value
+
+
+def _number(value: Any, place: Place) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise invalid(place.path, "a number", value)
+    return float(value)
+
+
+def _inner(value: Any, place: Place) -> Module:
+    return read(value, place.signature, place.path, place.path, place.depth - 1)
+
+
+def _reward(value: Any, place: Place) -> Atom | str:
+    pairs = by_name(value, place.path)
+    if list(pairs) != ["callback"]:
+        raise invalid(place.path, "%{callback: name}, a function of inputs and outputs", value)
+    return client.read_name(pairs["callback"][1], f"{place.path}.callback")
+
+
+# -- builders, and what modules add to the outputs --------------------------------------------------------------------
+
+
+def _agent(make: Any) -> Callable[[Module], Any]:
+    def build(module: Module) -> Any:
+        options = module.options
+        agent_tools = [tool.build() for tool in options["tools"]]
+        return make(module.signature.build(), tools=agent_tools, max_iters=options["max_iters"])
+
+    return build
+
+
+def _program_of_thought(module: Module) -> Any:
+    return dspy.ProgramOfThought(
+        module.signature.build(), **module.options, interpreter_factory=interpreters.factory(module.kind.name)
+    )
+
+
+def _rlm(module: Module) -> Any:
+    options = {**module.options, "tools": [tool.build() for tool in module.options["tools"]]}
+    return dspy.RLM(module.signature.build(), **options, interpreter_factory=interpreters.factory(module.kind.name))
+
+
+def _best_of(refine: bool) -> Callable[[Module], Any]:
+    def build(module: Module) -> Any:
+        options = module.options
+        inner: Module = options["module"]
+        reward = attempts.Reward(options["reward"], inner.signature.inputs, inner.outputs)
+        terms = attempts.Terms(reward, options["n"], options["threshold"], options["fail_count"])
+        return attempts.BestOf(inner.build(), terms, refine=refine)
+
+    return build
+
+
+def _chains(module: Module) -> Any:
+    return attempts.Chains(module.signature.build(), module.options["n"], module.options["temperature"])
+
+
+def _adds(**fields: FieldType) -> Callable[[Module], Mapping[str, FieldType]]:
+    return lambda module: fields
+
+
+def _the_inner(module: Module) -> list[tuple[str, Module]]:
+    return [("module", module.options["module"])]
+
+
+def _those_of_the_inner(module: Module) -> Mapping[str, FieldType]:
+    inner: Module = module.options["module"]
+    return inner.kind.adds(inner)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
-
-def _reasoning(module: Module) -> dict[str, FieldType]:
-    return {"reasoning": STR}
-
+_MAX_ATTEMPTS = 32
+_BEST_OF = {
+    "module": Option("what is tried; any module", _inner, wire=lambda inner: inner.wire),
+    "reward": Option(
+        "`%{callback: name}`: a function of the inputs and the outputs, two maps; a number or a boolean",
+        _reward,
+        wire=lambda name: named({"callback": name}),
+    ),
+    "n": _count("how many attempts there are at most", 3, _MAX_ATTEMPTS),
+    "threshold": Option("the reward that is good enough; without it all attempts are made", _number, None),
+    "fail_count": Option(
+        "how many attempts may fail before that is an error; all but one unless told",
+        lambda value, place: _integer(value, 0, _MAX_ATTEMPTS, place.path),
+        None,
+    ),
+}
+_MAX_ITERS = _count("how many turns the model has", 20)
 
 _KINDS = (
     Kind("predict", "asks the model for the outputs", lambda module: dspy.Predict(module.signature.build())),
     Kind(
         "chain_of_thought",
-        "lets the model reason before it answers; adds the output `reasoning`",
+        "lets the model reason before it answers",
         lambda module: dspy.ChainOfThought(module.signature.build()),
-        adds=_reasoning,
+        adds=_adds(reasoning=STR),
+    ),
+    Kind(
+        "react",
+        "an agent that thinks, calls a tool and looks at the result, until it can answer",
+        _agent(dspy.ReAct),
+        {"tools": _tools("finish"), "max_iters": _MAX_ITERS},
+        adds=_adds(trajectory=TRAJECTORY, reasoning=STR),
+        uses=("next_thought", "next_tool_name", "next_tool_args", "max_iters"),
+    ),
+    Kind(
+        "react_v2",
+        "its successor: several calls in a turn, and a tool to submit the answer with",
+        _agent(dspy.ReActV2),
+        {"tools": _tools("submit"), "max_iters": _MAX_ITERS},
+        adds=_adds(history=MESSAGES, termination_reason=STR),
+        uses=("tools", "next_thought", "tool_calls", "max_iters"),
+    ),
+    Kind(
+        "program_of_thought",
+        "lets the model write a Python program, runs it, and answers from what it gave; needs Deno",
+        _program_of_thought,
+        {"max_iters": _count("how many programs it may write", 3)},
+        adds=_adds(reasoning=STR),
+        uses=("generated_code", "previous_code", "error", "final_generated_code", "code_output", "interpreter"),
+    ),
+    Kind(
+        "rlm",
+        "lets the model look through long inputs with Python code that may ask models in turn; needs Deno",
+        _rlm,
+        {
+            "tools": replace(_tools(), default=()),
+            "max_iters": _MAX_ITERS,
+            "max_llm_calls": _count("how often its code may ask a model", 50),
+            "max_output_chars": _count("how much of what its code prints the model sees", 10_000, 10_000_000),
+        },
+        adds=_adds(trajectory=TRAJECTORY, final_reasoning=STR),
+        uses=("variables_info", "repl_history", "interpreter_factory"),
+    ),
+    Kind(
+        "best_of_n",
+        "tries a module several times and gives the best outputs by a reward",
+        _best_of(refine=False),
+        _BEST_OF,
+        adds=_those_of_the_inner,
+        parts=_the_inner,
+    ),
+    Kind(
+        "refine",
+        "like `best_of_n`, and between two attempts lets the model say what to do better",
+        _best_of(refine=True),
+        _BEST_OF,
+        uses=("hint_",),
+        adds=_those_of_the_inner,
+        parts=_the_inner,
+    ),
+    Kind(
+        "multi_chain_comparison",
+        "lets the model reason several times and then compare what came of it",
+        _chains,
+        {
+            "n": _count("how many times it reasons", 3, _MAX_ATTEMPTS),
+            "temperature": Option("the temperature of the model meanwhile", _number, 0.7),
+        },
+        adds=_adds(rationale=STR),
+        uses=("reasoning", *(f"reasoning_attempt_{number}" for number in range(1, _MAX_ATTEMPTS + 1))),
     ),
     Kind(
         pipelines.NAME,
         "steps one after the other, each with a signature and a module of its own",
         lambda module: pipelines.Pipeline(module.options["steps"]),
-        {
-            "steps": Option(
-                "`[%{name:, signature:, module:, inputs:}]`; see [Pipelines](#pipelines)",
-                _steps,
-                wire=lambda plan: plan.wire,
-            )
-        },
+        {"steps": Option("the steps; see [Pipelines](#pipelines)", _steps, wire=lambda plan: plan.wire)},
         parts=lambda module: module.options["steps"].parts,
     ),
     Kind(
@@ -258,8 +414,6 @@ _KINDS = (
         lambda module: pipelines.ClientFunction(module.options["callback"], module.signature),
         {"callback": Option("the name of the function", _callback)},
     ),
-)
-_SELECTING = (
     Kind(
         "nearest",
         "a module whose predictors show only those of their demonstrations that are most like the input",
@@ -267,8 +421,8 @@ _SELECTING = (
             module.options["module"].build(), module.options["k"], module.options["vectorizer"]
         ),
         {
-            "module": Option("the module", _member, wire=lambda inner: inner.wire),
-            "k": Option("how many demonstrations are shown", _demo_count, 3),
+            "module": Option("the module", _inner, wire=lambda inner: inner.wire),
+            "k": _count("how many demonstrations are shown", 3, selecting.MAX_NEAREST),
             "vectorizer": Option(
                 "what makes vectors of the inputs: `:words`, or `%{callback: name}`, a function from a list of texts "
                 "to a list of lists of numbers",
@@ -277,8 +431,8 @@ _SELECTING = (
                 selecting.vectorizer_wire,
             ),
         },
-        adds=lambda module: module.options["module"].kind.adds(module.options["module"]),
-        parts=lambda module: [("module", module.options["module"])],
+        adds=_those_of_the_inner,
+        parts=_the_inner,
     ),
     Kind(
         "ensemble",
@@ -288,4 +442,25 @@ _SELECTING = (
         parts=selecting.parts,
     ),
 )
-KINDS = {kind.name: kind for kind in (*_KINDS, *_SELECTING)}
+KINDS = {kind.name: kind for kind in _KINDS}
+
+
+def table() -> str:
+    """The table for people, in Markdown: names, what they do, what they add and the options they take."""
+    lines = ["| module | what it does | adds | options |", "|---|---|---|---|"]
+    for kind in _KINDS:
+        added = (
+            "those of its module"
+            if kind.adds is _those_of_the_inner
+            else ", ".join(f"`{name}`" for name in kind.adds(Module(kind, _ANY_SIGNATURE)))
+        )
+        options = "; ".join(f"`{name}`{_default(option)}: {option.doc}" for name, option in kind.options.items())
+        lines.append(f"| `:{kind.name}` | {kind.doc} | {added or '-'} | {options or '-'} |")
+    return "\n".join(lines)
+
+
+def _default(option: Option) -> str:
+    return f" ({option.default})" if isinstance(option.default, (int, float)) else ""
+
+
+_ANY_SIGNATURE = read_signature("question -> answer", "")

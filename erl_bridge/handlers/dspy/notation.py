@@ -45,6 +45,14 @@ def parse_signature(text: str, path: str) -> tuple[Fields, Fields]:
     return inputs, outputs
 
 
+def parse_fields(text: str, path: str) -> Fields:
+    """A list of fields, ``"query, limit: int | None"``. Raises :class:`InvalidRequest`."""
+    parser = _Parser(text, path)
+    fields = parser.fields()
+    parser.end()
+    return fields
+
+
 def parse_type(text: str, path: str) -> FieldType:
     """The type that ``text`` names. Raises :class:`InvalidRequest`.
 

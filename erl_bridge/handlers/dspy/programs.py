@@ -210,9 +210,13 @@ class Program:
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def new(module: Module) -> Program:
-    """A program that has learned nothing yet."""
-    return Program(module, tuple(Predictor(slot) for slot in modules.slots(module, module.build())))
+def new(module: Module, path: str = "module") -> Program:
+    """A program that has learned nothing yet. Raises :class:`InvalidRequest` or :class:`MissingPackage`."""
+    try:
+        built = module.build()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{path}: DSPy cannot build this module: {error}", context={Atom("path"): path}) from None
+    return Program(module, tuple(Predictor(slot) for slot in modules.slots(module, built)))
 
 
 def _to_example(demo: Demo) -> Any:
@@ -240,9 +244,10 @@ def from_payload_of(payload: Request, path: str = "payload") -> Program:
     """
     if (payload.program is None) == (payload.signature is None):
         raise InvalidRequest(f"{path}: expected either a program or a signature")
-    if payload.signature is None and payload.module is not None:
-        raise InvalidRequest(f"{path}.module: a program names its module itself; leave it out")
-    key = etf.encode([payload.program, payload.signature, payload.module])
+    for name in ("module", "tools"):
+        if payload.signature is None and getattr(payload, name) is not None:
+            raise InvalidRequest(f"{path}.{name}: the program has its own {name}; leave it out")
+    key = etf.encode([payload.program, payload.signature, payload.module, payload.tools])
     program = _kept.get(key)
     if program is None:
         program = _read(payload, path)
@@ -263,7 +268,10 @@ def _read(payload: Request, path: str) -> Program:
         return from_map(payload.program, f"{path}.program")
     signature = from_payload(payload.signature, f"{path}.signature")
     module = Atom("predict") if payload.module is None else payload.module
-    return new(modules.read(module, signature, f"{path}.module", f"{path}.signature"))
+    if payload.tools is not None:
+        named_one = by_name(module, f"{path}.module") if isinstance(module, dict) else {"name": (None, module)}
+        module = {**{name: value for name, (_, value) in named_one.items()}, "tools": payload.tools}
+    return new(modules.read(module, signature, f"{path}.module", f"{path}.signature"), f"{path}.module")
 
 
 def from_map(value: Any, path: str) -> Program:
@@ -277,7 +285,8 @@ def from_map(value: Any, path: str) -> Program:
         )
     given = validate(value, ProgramMap, path)
     signature = from_payload(given.signature, f"{path}.signature")
-    bare = new(modules.read(given.module, signature, f"{path}.module", f"{path}.signature"))
+    module = modules.read(given.module, signature, f"{path}.module", f"{path}.signature")
+    bare = new(module, f"{path}.module")
     program = Program(bare.module, _read_predictors(given, bare, f"{path}.predictors"))
     if given.fingerprint not in (None, program.fingerprint()):
         raise InvalidRequest(

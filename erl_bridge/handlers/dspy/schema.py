@@ -54,6 +54,7 @@ class OptimizeSignature(Struct, kw_only=True):
     lm: Any
     signature: str | SignatureMap | None = None
     module: Any = None
+    tools: Any = None
     program: Any = None
     validation_data: Any = None
     config: Any = None
@@ -77,6 +78,7 @@ class Baseline(Struct, kw_only=True):
 
     signature: str | SignatureMap | None = None
     module: Any = None
+    tools: Any = None
     program: Any = None
 
 
@@ -102,6 +104,7 @@ class Predict(Struct, kw_only=True):
     lm: Any
     signature: str | SignatureMap | None = None
     module: Any = None
+    tools: Any = None
     program: Any = None
     config: PredictConfig | None = None
     stream: bool = False

@@ -126,16 +126,27 @@ def read_signature(value: Any, path: str) -> Signature:
     return from_payload(validate(value, SignatureMap, path), path)
 
 
+def read_field_list(value: Any, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> tuple[Field, ...]:
+    """The fields in a list that no schema has seen. Raises :class:`InvalidRequest`."""
+    from ...validation import validate
+    from .schema import FieldMap
+
+    if not isinstance(value, (list, tuple)):
+        raise invalid(path, "a list of fields", value)
+    maps = [validate(field, FieldMap, f"{path}[{index}]") for index, field in enumerate(value)]
+    return tuple(_read_field(field, f"{path}[{index}]", what, taken) for index, field in enumerate(maps))
+
+
 def _read_fields(fields: list[FieldMap], path: str) -> tuple[Field, ...]:
     if not fields:
         raise InvalidRequest(f"{path}: expected at least one field, got none")
     return tuple(_read_field(field, f"{path}[{index}]") for index, field in enumerate(fields))
 
 
-def _read_field(field: FieldMap, path: str) -> Field:
+def _read_field(field: FieldMap, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> Field:
     if not isinstance(field.name, (Atom, str)):
         raise invalid(f"{path}.name", "an atom or a string", field.name)
-    name = checked_name(str(field.name), f"{path}.name")
+    name = checked_name(str(field.name), f"{path}.name", what, taken)
     return Field(name, field.name, from_wire(field.type, f"{path}.type"), field.description)
 
 
