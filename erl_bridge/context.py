@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from _queue import SimpleQueue  # the module queue takes 3 ms to import
 
 from .errors import CallbackError, InvalidRequest, Stopped
 from .refusals import invalid
@@ -16,7 +17,7 @@ from .vocabulary import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Callable, Mapping, Sequence, Set
     from typing import Any, Protocol
 
     class Outlet(Protocol):
@@ -90,6 +91,10 @@ class Context:
         """Send a ``kind: :stream`` event: a token, a chunk, a row."""
         self._event("stream", fields)
 
+    def usage(self, **fields: Any) -> None:
+        """Send a ``kind: :usage`` event: what the work has spent, where its result does not say so."""
+        self._event("usage", fields)
+
     def log(self, level: str, message: str) -> None:
         """Send a ``kind: :log`` event. ``level`` is one of ``debug info warning error``."""
         if level not in _LOG_LEVELS:
@@ -132,16 +137,26 @@ class Context:
 
     # -- asking the client ---------------------------------------------------------------------------------------
 
-    def call(self, name: Any, args: list[Any], *, timeout: float | None = None) -> Any:
+    def call(
+        self,
+        name: Any,
+        args: list[Any],
+        *,
+        timeout: float | None = None,
+        on_piece: Callable[[Any], None] | None = None,
+    ) -> Any:
         """Run the client's function ``name`` with ``args`` and wait for what it returns.
 
-        May be called from many threads at once. Raises :class:`CallbackError` when the function fails or ``timeout``
-        (seconds) passes, and :class:`Stopped` when the request ends while waiting.
+        ``on_piece`` is called here with each ``{:more, piece}`` that comes before the answer. May be called from many
+        threads at once. Raises :class:`CallbackError` when the function fails or ``timeout`` (seconds) passes, and
+        :class:`Stopped` when the request ends while waiting.
         """
         call_id, waiting = self._begin_wait()
         try:
             self.check()
             self._outlet.call(call_id, name, args)
+            while on_piece is not None and (piece := waiting.pieces.get()) is not None:
+                on_piece(piece[1])
             if not waiting.done.wait(timeout):
                 raise CallbackError(f"the client's function {name} did not answer within {timeout} s")
         finally:
@@ -159,8 +174,10 @@ class Context:
             waiting = self._waiting.get(call_id)
         if waiting is None or waiting.done.is_set():
             return False
-        waiting.result = result
-        waiting.done.set()
+        if result[0] is MORE:
+            waiting.pieces.put(result)
+        else:
+            waiting.end(result)
         return True
 
     def _begin_wait(self) -> tuple[int, _Waiting]:
@@ -207,7 +224,7 @@ class Context:
             waiting = list(self._waiting.values())
         for one in waiting:
             one.stopped = True
-            one.done.set()
+            one.end(one.result)
 
 
 def dataset_of(value: Any) -> Any:
@@ -229,12 +246,18 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 class _Waiting:
     """One call or sleep under way: an event, then what came."""
 
-    __slots__ = ("done", "result", "stopped")
+    __slots__ = ("done", "pieces", "result", "stopped")
 
     def __init__(self) -> None:
         self.done = threading.Event()
+        self.pieces: SimpleQueue[tuple[Any, Any] | None] = SimpleQueue()
         self.result: tuple[Any, Any] = (None, None)
         self.stopped = False
+
+    def end(self, result: tuple[Any, Any]) -> None:
+        self.result = result
+        self.done.set()
+        self.pieces.put(None)
 
     def value(self, name: Any) -> Any:
         tag, value = self.result
@@ -253,13 +276,16 @@ def _callback_error(name: Any, value: Any) -> CallbackError:
 
 
 _OK, _ERROR, _KIND = Atom("ok"), Atom("error"), Atom("kind")
+MORE = Atom("more")
 
 
 def check_callback_result(result: Any) -> tuple[Any, Any]:
-    """The ``{:ok, term}`` or ``{:error, term}`` of a callback's answer, or :class:`InvalidRequest`."""
-    if isinstance(result, tuple) and len(result) == 2 and result[0] in (_OK, _ERROR):
+    """The ``{:ok, term}``, ``{:error, term}`` or ``{:more, piece}`` of a callback, or :class:`InvalidRequest`."""
+    if isinstance(result, tuple) and len(result) == 2 and result[0] in (_OK, _ERROR, MORE):
         return result
-    raise InvalidRequest(f"payload.result: expected {{:ok, term}} or {{:error, term}}, got {result!r:.200}")
+    raise InvalidRequest(
+        f"payload.result: expected {{:ok, term}}, {{:error, term}} or {{:more, piece}}, got {result!r:.200}"
+    )
 
 
 def atom_keys(fields: Mapping[str, Any]) -> dict[Any, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
-from .context import Context
+from .context import MORE, Context
 from .error_map import from_exception
 from .errors import BridgeError, DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled, Stopped, UnknownRequest
 from .lanes import MAX_WAITING, Lane, OrderedLane
@@ -166,12 +166,15 @@ class Work:
         self.best = best
 
     def answer(self, public_id: int, result: Any, atoms: Set[Atom]) -> bool:
-        """Deliver the client's answer to a call; False when nobody waits for it. Its atoms may go back too."""
+        """Deliver the client's answer to a call, or a piece of it; False when nobody waits for it.
+
+        Its atoms may go back too.
+        """
         with self._lock:
             self.allow(atoms)
-            call_id = self._calls.pop(public_id)
+            call_id = self._calls.get(public_id) if result[0] is MORE else self._calls.pop(public_id)
             answer = self._answer
-        return answer is not None and answer(call_id, result)
+        return answer is not None and call_id is not None and answer(call_id, result)
 
     def allow(self, atoms: Set[Atom]) -> None:
         """Let what is sent for this request hold these atoms too."""
@@ -313,9 +316,10 @@ class Client:
             return self._last_call
 
     def callback_result(self, call_id: Any, result: Any, atoms: Set[Atom]) -> bool:
-        """Pass on what the client's function returned; False when nobody waits for it any more."""
+        """Pass on what the client's function returned, or a piece; False when nobody waits for it any more."""
+        look_up = self._calls.get if result[0] is MORE else self._calls.pop
         with self._lock:
-            work = self._calls.pop(call_id, None) if type(call_id) is int else None
+            work = look_up(call_id, None) if type(call_id) is int else None
         return work is not None and work.answer(call_id, result, atoms)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from certificates import Certificates
 from support import BridgeProcess
+
+# What the bridge keeps, it keeps apart from what the user has.
+os.environ["ERL_BRIDGE_HOME"] = tempfile.mkdtemp(prefix="erl_bridge_tests_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["ERL_BRIDGE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

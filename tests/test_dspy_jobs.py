@@ -476,9 +476,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
      'payload.inputs: unknown key "nam" (did you mean "name"?); the keys are name'),
     (predict, {"inputs": [{"name": "x"}, {"name": None}]}, "payload.inputs[1].name: expected str, got nil"),
     (predict, {"inputs": "x"}, 'payload.inputs: expected a map, got "x"'),
-    (predict, {"stream": True}, "payload.stream: streaming is not supported by this version; leave it out"),
     (predict, {"input": {}}, 'payload: unknown key "input" (did you mean "inputs"?); '
-     "the keys are inputs, lm, signature, module, tools, program, config, stream"),
+     "the keys are inputs, lm, signature, module, tools, program, config, budget, stream"),
 ]  # fmt: skip
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import dspy
 import pytest
 from dspy.utils import exceptions as dspy_errors
+from openai_server import KEY, OpenAIServer
 from test_dspy_support import LOCAL, Client
 
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, LanguageModelError, OptimizationError
@@ -26,72 +25,18 @@ from erl_bridge.handlers.dspy.run import Run
 from erl_bridge.terms import Atom
 
 A = Atom
-KEY = "very-secret-0815"
 QA = "question -> answer"
+YES = {"answer": "yes"}
 
 
-class Provider(ThreadingHTTPServer):
-    """A small server with the chat API of OpenAI. ``answers`` are (status, headers, body), taken in turns."""
-
-    def __init__(self, *answers: tuple[int, dict[str, str], Any]) -> None:
-        super().__init__(("127.0.0.1", 0), _Chat)
-        self.answers = answers
-        self.requests: list[dict[str, Any]] = []
-        self.lock = threading.Lock()
-
-    @property
-    def lm(self) -> dict[str, Any]:
-        base = f"http://127.0.0.1:{self.server_port}/v1"
-        return {A("model"): "openai/gpt-4o-mini", A("api_base"): base, A("api_key"): KEY}
-
-
-class _Chat(BaseHTTPRequestHandler):
-    server: Provider
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            status, headers, answer = self.server.answers[len(self.server.requests) % len(self.server.answers)]
-            self.server.requests.append({"key": self.headers["authorization"], **body})
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: Any) -> None: ...
-
-
-def completion(text: str) -> tuple[int, dict[str, str], Any]:
-    message = {"role": "assistant", "content": f"[[ ## answer ## ]]\n{text}\n\n[[ ## completed ## ]]"}
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return (
-        200,
-        {},
-        {"id": "1", "object": "chat.completion", "model": "gpt-4o-mini", "choices": [choice], "usage": usage},
-    )
-
-
-def refusal(status: int, code: str, words: str, **headers: str) -> tuple[int, dict[str, str], Any]:
-    return status, headers, {"error": {"message": words, "type": "error", "code": code}}
+def refusal(status: int, code: str, message: str, **headers: str) -> dict[str, Any]:
+    return {"status": status, "code": code, "message": message, "headers": headers}
 
 
 @pytest.fixture
 def serve() -> Iterator[Any]:
-    started: list[Provider] = []
-
-    def start(*answers: Any) -> Provider:
-        provider = Provider(*answers)
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
-        started.append(provider)
-        return provider
-
-    yield start
-    for provider in started:
-        provider.shutdown()
-        provider.server_close()
+    with contextlib.ExitStack() as servers:
+        yield lambda *script, **default: servers.enter_context(OpenAIServer(script, default))
 
 
 def ask(lm: Any, **changes: Any) -> Any:
@@ -103,7 +48,7 @@ def ask(lm: Any, **changes: Any) -> Any:
 
 
 def test_a_provider_is_asked_with_the_settings_of_the_request(serve: Any) -> None:
-    provider = serve(completion("yes"))
+    provider = serve(fields=YES)
     assert ask({**provider.lm, A("temperature"): 0.5, "max_tokens": 64}) == {"answer": "yes"}
     (request,) = provider.requests
     assert request["key"] == f"Bearer {KEY}"
@@ -111,18 +56,21 @@ def test_a_provider_is_asked_with_the_settings_of_the_request(serve: Any) -> Non
 
 
 def test_what_was_spent_is_counted_in_all_threads(serve: Any) -> None:
-    provider = serve(completion("yes"))
+    provider = serve(fields=YES)
     data = [{"question": str(number), "answer": "yes"} for number in range(12)]
     result = evaluation.evaluate_pipeline({"signature": QA, "data": data, "lm": provider.lm}, Client().context)
     usage = {str(name): value for name, value in result[A("usage")].items()}
-    assert (usage["lm_calls"], usage["prompt_tokens"], usage["completion_tokens"]) == (12, 1200, 120)
-    assert usage["cost_usd"] == pytest.approx(12 * (100 * 0.15 + 10 * 0.6) / 1e6)  # the price in DSPy's own table
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+    assert usage["lm_calls"] == provider.calls == 12
+    assert completion == 12 * len(["[[", "##", "answer", "##", "]]", "yes", "[[", "##", "completed", "##", "]]"])
+    assert prompt > completion
+    assert usage["cost_usd"] == pytest.approx((prompt * 0.15 + completion * 0.6) / 1e6)  # the price in DSPy's table
 
 
 def test_a_key_may_come_from_the_environment(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = serve(completion("yes"))
+    provider = serve(fields=YES)
     monkeypatch.setenv("MY_PROVIDER", "key-of-the-environment")
-    lm = {name: value for name, value in provider.lm.items() if name is not A("api_key")}
+    lm = {name: value for name, value in provider.lm.items() if name != "api_key"}
     ask({**lm, "api_key_env": "MY_PROVIDER"})
     assert provider.requests[0]["key"] == "Bearer key-of-the-environment"
 
@@ -143,24 +91,25 @@ def test_a_refusal_keeps_the_providers_words(
     serve: Any, answer: Any, strategy: str, retry_after_ms: int | None
 ) -> None:
     with pytest.raises(LanguageModelError) as caught:
-        ask(serve(answer).lm)
+        ask({**serve(answer).lm, "num_retries": 0})
     error = caught.value
-    words = answer[2]["error"]["message"].replace(KEY, "[key]")
+    words = answer["message"].replace(KEY, "[key]")
     assert words in error.message
     assert (error.recovery_strategy, error.retry_after_ms) == (strategy, retry_after_ms)
     assert error.context[A("provider")]
     assert error.context[A("model")] == "openai/gpt-4o-mini"
-    assert {str(key): value for key, value in error.context.items()}["status"] == answer[0]
+    assert {str(key): value for key, value in error.context.items()}["status"] == answer["status"]
 
 
 def test_a_key_is_nowhere(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("dspy").addHandler(caplog.handler)
     caplog.handler.addFilter(RedactingFilter())
-    provider = serve(completion("yes"), refusal(401, "invalid_api_key", f"Incorrect API key provided: {KEY}"))
+    provider = serve(*[{"fields": YES}, refusal(401, "invalid_api_key", f"Incorrect API key provided: {KEY}")] * 50)
     client = Client()
     data = [{"question": str(number), "answer": "yes"} for number in range(4)]
     payload = {"signature": QA, "training_data": data, "lm": provider.lm, "config": {"optimizer": "random_search"}}
     payload["config"] |= {"num_candidates": 1, "num_threads": 1}
+    payload["lm"] = {**provider.lm, "num_retries": 0}
     result = jobs.optimize_signature(payload, client.context)
     assert result[A("optimization_metrics")][A("lm_errors")] > 0
     seen = repr((result, client.events, client.best, caplog.text))
@@ -178,7 +127,8 @@ def test_keys_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- how models are named ---------------------------------------------------------------------------------------------
 
 NO_CONNECTION = "only a model behind a connection has one; this one is not"
-KEYS = "model, callback, api_base, api_key_env, timeout_ms, temperature, max_tokens, top_p, stop"
+KEYS = "model, callback, api_base, api_key_env, timeout_ms, model_type, temperature, max_tokens, top_p, stop, options, "
+KEYS += "num_retries, max_retry_after_ms, requests_per_minute, tokens_per_minute, cache, cache_ttl_ms, cache_key, price"
 REFUSED = [
     (5, 'payload.lm: expected a name such as "openai/gpt-4o-mini" or a map, got something else'),
     ([{"api_key": KEY}], 'payload.lm: expected a name such as "openai/gpt-4o-mini" or a map, got something else'),

@@ -7,7 +7,6 @@ nearest ancestor in the table.
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import TYPE_CHECKING, Any
 
 from dspy.utils import exceptions as dspy_errors
@@ -16,6 +15,7 @@ from ...error_map import from_exception
 from ...errors import BridgeError, LanguageModelError, OptimizationError
 from ...vocabulary import named
 from .redact import redact
+from .retries import asked_to_wait
 from .run import Abort
 
 if TYPE_CHECKING:
@@ -113,10 +113,8 @@ def _other(error: BaseException) -> BridgeError:
 
 
 def _retry_after_ms(error: BaseException) -> int | None:
-    seconds = getattr(error, "retry_after", None)
-    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
-        return None
-    return max(0, round(seconds * 1000))
+    seconds = asked_to_wait(error)
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _details(error: BaseException) -> dict[Any, Any]:

@@ -55,7 +55,7 @@ def evaluate_pipeline(payload: Any, context: Context) -> Any:
     rows_of_baseline = None
     if baseline is not None:
         rows_of_baseline = read_rows(request.data, baseline.signature, "payload.data", context)
-    run = Run(context)
+    run = Run(context, budget=request.budget)
     with at_work():
         model = models.build(request.lm, run)
         progress, threads = Progress(run), model.threads(config)

@@ -58,7 +58,7 @@ def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: 
     validation = training
     if request.validation_data is not None:
         validation = read_rows(request.validation_data, program.signature, "payload.validation_data", context)
-    run = Run(context)
+    run = Run(context, budget=request.budget)
     metric = metrics.build(options.metric, program, run)
     with at_work():
         model = models.build(request.lm, run)

@@ -11,74 +11,57 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.lm15 import Message, Response, Usage
+from dspy.clients.backend_selection import CLIENT_KEYS
 
-from ...errors import CallbackError, InvalidRequest
-from ...refusals import invalid, show
+from ...errors import InvalidRequest
+from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
-from ...vocabulary import named
-from . import redact
+from . import lm_store, redact
+from .callback_lm import CallbackEngine
 from .finetuning import LOCAL, LocalProvider, is_model
+from .lm_calls import Keeping, MeteredLM, Terms
 from .nearest_demo import NearestDemo
+from .rate_limit import RateLimit
+from .retries import Retries
 from .schema import LmMap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from ...context import Context
     from .run import Run
 
 _REMOTE_THREADS = 8
 _GENERATION = ("temperature", "max_tokens", "top_p", "stop")
 _CONNECTION = ("api_base", "api_key_env", "timeout_ms")
+_OUR_OWN = {*CLIENT_KEYS, *_GENERATION, "model", "messages", "stream", "cache", "num_retries", "n", "rollout_id"}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A language model, and how many calls at once suit it."""
+    """A language model, and how many calls at once suit it. ``local`` if it costs nothing and waits for nobody."""
 
     lm: Any
     num_threads: int
+    local: bool = False
 
-    def threads(self, config: Any) -> int:
+    def threads(self, config: Any, otherwise: int | None = None) -> int:
         """How many threads to work with: as many as ``config`` says, if it says so."""
-        return (config.num_threads if config is not None else None) or self.num_threads
+        chosen: int | None = config.num_threads if config is not None else None
+        return chosen or (self.num_threads if self.local or otherwise is None else otherwise)
 
     def in_use(self, *callbacks: Any) -> AbstractContextManager[None]:
         """The settings of DSPy with this model, for as long as the context lasts and for nobody else."""
-        # Values are validated here and not by DSPy, and nobody reads its trace.
+        # Values are validated here and not by DSPy, and nobody reads its trace or its history.
         settings: AbstractContextManager[None] = dspy.context(
-            lm=self.lm, adapter=dspy.ChatAdapter(), callbacks=list(callbacks), trace=None, warn_on_type_mismatch=False
+            lm=self.lm,
+            adapter=dspy.ChatAdapter(),
+            callbacks=list(callbacks),
+            trace=None,
+            warn_on_type_mismatch=False,
+            disable_history=True,
         )
         return settings
-
-
-class MeteredLM(dspy.LM):  # type: ignore[misc]
-    """``dspy.LM`` that tells its run of every call. It keeps no history, and neither does anything that copies it."""
-
-    def __init__(self, run: Run, model: str, *, price: float | None = None, **settings: Any) -> None:
-        # One attempt and no cache: what is tried again or kept is for the bridge to decide.
-        super().__init__(model, cache=False, num_retries=0, **settings)
-        self.run = run
-        self._price = price
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.run.on_call()
-        self.run.meter.started()
-        try:
-            return super().__call__(*args, **kwargs)
-        except Exception:
-            self.run.meter.failed()
-            raise
-
-    def update_history(self, entry: dict[str, Any]) -> None:
-        """Called by DSPy once for each answer, whatever made it."""
-        cost = entry["cost"] if self._price is None else self._price
-        self.run.meter.answered(entry["usage"], cost)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MeteredLM:
-        return self
 
 
 def build(value: Any, run: Run, path: str = "payload.lm") -> Model:
@@ -118,8 +101,9 @@ def _remote(settings: LmMap, key: str | None, run: Run, path: str) -> MeteredLM:
         "api_key": key or _key_from_environment(settings, path),
         "timeout": None if settings.timeout_ms is None else settings.timeout_ms / 1000,
     }
+    terms = _terms(settings, settings.api_base or "", keep=settings.cache is not False)
     try:
-        return MeteredLM(run, settings.model or "", **_set_ones(connection), **_generation(settings))
+        return MeteredLM(run, settings.model or "", terms, **_set_ones(connection), **_generation(settings, path))
     except ValueError as error:
         raise InvalidRequest(f"{path}.model: {redact.redact(str(error))}") from None
 
@@ -143,75 +127,52 @@ def _engine(settings: LmMap, key: str | None, run: Run, path: str) -> Model:
         model = settings.model or ""
         if not is_model(model):
             raise invalid(f"{path}.model", f'"{LOCAL}", the one local model, or one fine-tuned of it here', model)
-        engine: Any = NearestDemo()
-        local = MeteredLM(run, model, price=0.0, engine=engine, provider=LocalProvider(), **_generation(settings))
-        return Model(local, 1)
+        local = {"engine": NearestDemo(), "provider": LocalProvider(), **_generation(settings, path)}
+        return Model(MeteredLM(run, model, _LOCAL_TERMS, **local), 1, True)
     if not isinstance(settings.callback, (Atom, str)):
         raise invalid(f"{path}.callback", "the name of a function, an atom or a string", settings.callback)
     engine = CallbackEngine(settings.callback, run.context)
-    lm = MeteredLM(run, f"callback/{settings.callback}", engine=engine, **_generation(settings))
-    return Model(lm, _REMOTE_THREADS)
+    # A function can change and keep its name, so what it said is kept only for who asks for that.
+    keep = bool(settings.cache) if settings.cache is not None else settings.cache_key is not None
+    name = f"callback/{settings.callback}"
+    terms = _terms(settings, "", keep=keep)
+    return Model(MeteredLM(run, name, terms, engine=engine, **_generation(settings, path)), _REMOTE_THREADS)
 
 
-def _generation(settings: Any) -> dict[str, Any]:
-    return _set_ones({name: getattr(settings, name) for name in _GENERATION})
+_LOCAL_TERMS = Terms(free=True)
+
+
+def _terms(settings: LmMap, host: str, *, keep: bool) -> Terms:
+    max_age = None if settings.cache_ttl_ms is None else settings.cache_ttl_ms / 1000
+    rate = None
+    if settings.requests_per_minute is not None or settings.tokens_per_minute is not None:
+        name = f"{settings.model or settings.callback} {host}"
+        rate = RateLimit(name, settings.requests_per_minute, settings.tokens_per_minute)
+    return Terms(
+        keeping=Keeping(lm_store.default(), max_age, settings.cache_key) if keep else None,
+        retries=Retries(settings.num_retries, settings.max_retry_after_ms / 1000),
+        rate=rate,
+        price=settings.price,
+    )
+
+
+def _generation(settings: LmMap, path: str) -> dict[str, Any]:
+    options = _text(settings.options or {})
+    for name in options:
+        if name in _OUR_OWN:
+            raise InvalidRequest(f"{path}.options.{name}: this is no option of the provider; see the keys of {path}")
+    chosen = {name: getattr(settings, name) for name in _GENERATION}
+    return _set_ones({**options, **chosen, "model_type": settings.model_type})
+
+
+def _text(value: Any) -> Any:
+    """A term with atoms as their text, as JSON takes it."""
+    if isinstance(value, Atom):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(name): _text(item) for name, item in value.items()}
+    return [_text(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _set_ones(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value not in (None, ())}
-
-
-class CallbackEngine:
-    """A function of the client as the language model.
-
-    It is called with one map: ``messages`` (maps of ``"role"`` and ``"content"``, as chat APIs take them) and
-    whichever of ``temperature``, ``max_tokens``, ``top_p`` and ``stop`` are set. It returns the text, or a map of
-    ``text`` and ``usage`` (``prompt_tokens``, ``completion_tokens``).
-    """
-
-    def __init__(self, name: Atom | str, context: Context) -> None:
-        self._name = name
-        self._context = context
-
-    def complete(self, request: Any) -> Any:
-        """One completion. Raises :class:`CallbackError` when the function fails or returns something else."""
-        settings = _generation(request.config)
-        if "stop" in settings:
-            settings["stop"] = list(settings["stop"])
-        answer = self._context.call(self._name, [named({"messages": _messages(request), **settings})])
-        text, usage = self._read(answer)
-        return Response(
-            id=None,
-            model=request.model,
-            message=Message.assistant(text),
-            finish_reason="stop",
-            usage=Usage(input_tokens=usage.get("prompt_tokens"), output_tokens=usage.get("completion_tokens")),
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CallbackEngine:
-        return self
-
-    def _read(self, answer: Any) -> tuple[str, dict[str, int]]:
-        fields = {"text": answer} if isinstance(answer, str) else _by_text(answer)
-        usage = _by_text(fields.get("usage") or {})
-        counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-        if not isinstance(fields.get("text"), str) or not all(_is_count(count) for count in counts.values()):
-            raise CallbackError(
-                f"the client's function {self._name}, called as the language model: expected a string or "
-                f"%{{text: string, usage: %{{prompt_tokens: n, completion_tokens: n}}}}, got {show(answer)}"
-            )
-        return fields["text"], {name: count for name, count in counts.items() if count is not None}
-
-
-def _messages(request: Any) -> list[dict[str, str]]:
-    system = request.system if isinstance(request.system, str) else "".join(part.text for part in request.system or ())
-    first = [{"role": "system", "content": system}] if system else []
-    return first + [{"role": message.role, "content": message.text or ""} for message in request.messages]
-
-
-def _by_text(value: Any) -> dict[str, Any]:
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from . import budget as budgets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
     from ...context import Context
     from ...errors import BridgeError
+    from .schema import Budget
+
+OUTAGE = 10  # calls of the model that failed one after the other, after which it counts as out of order
 
 
 class Abort(BaseException):
@@ -31,29 +37,50 @@ class Meter:
     """Counts the calls of a language model. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.calls = 0
         self.errors = 0
+        self.retries = 0
+        self.hits = 0
+        self.cost: float | None = 0.0
         self._prompt_tokens = 0
         self._completion_tokens = 0
-        self._cost: float | None = 0.0
+        self._kinds: Counter[str] = Counter()
+        self._failed_in_a_row = 0
 
-    def started(self) -> None:
-        """A call was made."""
+    @property
+    def tokens(self) -> int:
+        """All tokens so far, of prompts and of answers."""
+        return self._prompt_tokens + self._completion_tokens
+
+    def started(self, refuse: Callable[[], BridgeError | None] = lambda: None) -> BridgeError | None:
+        """A call is made, unless ``refuse`` has something against it, which is returned."""
         with self._lock:
-            self.calls += 1
+            refusal = refuse()
+            self.calls += refusal is None
+            return refusal
 
-    def failed(self) -> None:
-        """A call raised an error."""
+    def failed(self, kind: str = "other", *, again: bool = False) -> int:
+        """A call raised an error. ``again`` if it is tried again. How many failed for good since the last answer."""
         with self._lock:
             self.errors += 1
+            self.retries += again
+            self._kinds[kind] += 1
+            self._failed_in_a_row += not again
+            return self._failed_in_a_row
 
     def answered(self, usage: Mapping[str, Any], cost: float | None) -> None:
         """A call was answered; ``cost`` is in US dollars, None where nobody knows the price."""
         with self._lock:
+            self._failed_in_a_row = 0
             self._prompt_tokens += usage.get("prompt_tokens") or 0
             self._completion_tokens += usage.get("completion_tokens") or 0
-            self._cost = None if cost is None or self._cost is None else self._cost + cost
+            self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+    def hit(self) -> None:
+        """An answer came from the store."""
+        with self._lock:
+            self.hits += 1
 
     def summary(self) -> dict[str, Any]:
         """What was spent, by the names of the protocol. ``cost_usd`` is None once a call had no known price."""
@@ -61,23 +88,38 @@ class Meter:
             return {
                 "lm_calls": self.calls,
                 "lm_errors": self.errors,
+                "lm_retries": self.retries,
+                "errors_by_kind": dict(self._kinds),
                 "prompt_tokens": self._prompt_tokens,
                 "completion_tokens": self._completion_tokens,
-                "cost_usd": self._cost,
-                "cache_hits": 0,  # answers are not kept yet
+                "cost_usd": self.cost,
+                "cache_hits": self.hits,
             }
 
 
 class Run:
-    """A request at work, shared by the models, metrics and callbacks that serve it."""
+    """A request at work, shared by the models, metrics and callbacks that serve it.
 
-    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+    ``budget`` is what it may spend. With ``alone`` each row stands for itself, as in a prediction: what its model
+    refuses is its error and does not end the others.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        budget: Budget | None = None,
+        alone: bool = False,
+    ) -> None:
         self.context = context
         self.meter = Meter()
         self.clock = clock
         self.on_call: Callable[[], None] = self.check  # what happens with every call of the model
         self._started = clock()
         self._failure: BridgeError | None = None
+        self._budget = budget
+        self._alone = alone
 
     @property
     def elapsed_ms(self) -> int:
@@ -98,3 +140,21 @@ class Run:
     def spent(self) -> dict[str, Any]:
         """What the run took so far, by the names of the protocol."""
         return {"duration_ms": self.elapsed_ms, **self.meter.summary()}
+
+    # -- told by the model -----------------------------------------------------------------------------------------
+
+    def begin_call(self) -> None:
+        """A call of the model is about to be made. Raises when the budget has nothing left for it."""
+        refusal = self.meter.started(self._refusal)
+        if refusal is None:
+            return
+        if self._alone:
+            raise refusal
+        self.abort(refusal)
+
+    def _refusal(self) -> BridgeError | None:
+        return None if self._budget is None else budgets.exhausted(self._budget, self.meter)
+
+    def lose_call(self, kind: str) -> bool:
+        """A call failed for good. True when :data:`OUTAGE` did so one after the other, which must end the run."""
+        return self.meter.failed(kind) >= OUTAGE and not self._alone

@@ -6,9 +6,12 @@ rows, optimizers' options) is ``Any`` here and read by the module that owns the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Threads = Annotated[int, Meta(ge=1, le=256)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -33,6 +36,21 @@ class SignatureMap(Struct, kw_only=True):
 Metric = Any  # read by metrics.py
 
 
+Dollars = Annotated[float, Meta(ge=0.0)]
+
+
+class Price(Struct, kw_only=True):
+    """What a million tokens cost, in US dollars: for a model whose price DSPy does not know."""
+
+    prompt_per_million: Dollars
+    completion_per_million: Dollars
+
+    def of(self, usage: Mapping[str, Any]) -> float:
+        """The price of the tokens that were used."""
+        prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        return (prompt * self.prompt_per_million + completion * self.completion_per_million) / 1e6
+
+
 class LmMap(Struct, kw_only=True):
     """``%{model: "openai/gpt-4o-mini", ...}`` or ``%{callback: name, ...}``. ``api_key`` is taken out before."""
 
@@ -41,10 +59,28 @@ class LmMap(Struct, kw_only=True):
     api_base: str | None = None
     api_key_env: str | None = None
     timeout_ms: Positive | None = None
+    model_type: Literal["chat", "responses", "text"] = "chat"
     temperature: float | None = None
     max_tokens: Positive | None = None
     top_p: float | None = None
     stop: list[str] | None = None
+    options: dict[str, Any] | None = None
+    num_retries: Annotated[int, Meta(ge=0, le=20)] = 3
+    max_retry_after_ms: Positive = 60_000
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    cache: bool | None = None
+    cache_ttl_ms: Positive | None = None
+    cache_key: str | None = None
+    price: Price | None = None
+
+
+class Budget(Struct, kw_only=True):
+    """``%{usd: 1.5, calls: 100, tokens: 50_000}``: what a request may spend on its language model."""
+
+    usd: Dollars | None = None
+    calls: Positive | None = None
+    tokens: Positive | None = None
 
 
 class OptimizeSignature(Struct, kw_only=True):
@@ -58,6 +94,7 @@ class OptimizeSignature(Struct, kw_only=True):
     program: Any = None
     validation_data: Any = None
     config: Any = None
+    budget: Budget | None = None
 
 
 class TrainModel(OptimizeSignature, kw_only=True):
@@ -89,6 +126,7 @@ class EvaluatePipeline(Baseline, kw_only=True):
     lm: Any
     baseline: Baseline | None = None
     config: EvaluateConfig | None = None
+    budget: Budget | None = None
 
 
 class PredictConfig(Struct, kw_only=True):
@@ -107,4 +145,5 @@ class Predict(Struct, kw_only=True):
     tools: Any = None
     program: Any = None
     config: PredictConfig | None = None
+    budget: Budget | None = None
     stream: bool = False

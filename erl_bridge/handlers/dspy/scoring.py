@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .metrics import Scorer, Verdict
     from .programs import Program
     from .run import Run
+    from .streaming import Sink
 
     A = TypeVar("A")
     B = TypeVar("B")
@@ -41,9 +42,22 @@ class Outcome:
     feedback: str | None = None
 
 
-def predict(program: Program, module: Any, inputs: Sequence[dict[str, Any]], num_threads: int) -> list[Outcome]:
-    """An outcome for each row of inputs."""
-    return each(lambda row: _outcome(program, module, row), inputs, num_threads)
+def predict(
+    program: Program,
+    module: Any,
+    inputs: Sequence[dict[str, Any]],
+    num_threads: int,
+    sinks: Sequence[Sink] | None = None,
+) -> list[Outcome]:
+    """An outcome for each row of inputs. The answers for a row go to its sink, if there are ``sinks``."""
+    if sinks is None:
+        return each(lambda row: _outcome(program, module, row), inputs, num_threads)
+
+    def one(pair: tuple[dict[str, Any], Sink]) -> Outcome:
+        with pair[1].open():
+            return _outcome(program, module, pair[0])
+
+    return each(one, list(zip(inputs, sinks, strict=True)), num_threads)
 
 
 def evaluate(
