@@ -117,6 +117,13 @@ def ask(payload: Any, context: Context) -> Any:
     return context.call("double", [payload["n"]])
 
 
+@both("ask_in_pieces")
+def ask_in_pieces(payload: Any, context: Context) -> Any:
+    pieces: list[Any] = []
+    whole = context.call("double", [payload["n"]], on_piece=pieces.append)
+    return [pieces, whole]
+
+
 @both("ask_many")
 def ask_many(payload: Any, context: Context) -> Any:
     from concurrent.futures import ThreadPoolExecutor

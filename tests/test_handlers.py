@@ -130,11 +130,29 @@ def test_an_atom_that_came_in_an_answer_may_go_back(app_bridge: BridgeProcess, w
     assert reply == (a("ok"), message_id, a("an_atom_of_the_answer"))
 
 
+def next_call(bridge: BridgeProcess) -> int:
+    while (message := bridge.receive())[0] is not a("call"):
+        assert message[0] is a("ok")  # that an answer before was taken
+    return int(message[1])
+
+
+@EVERYWHERE
+def test_an_answer_may_come_in_pieces(app_bridge: BridgeProcess, where: str) -> None:
+    message_id = app_bridge.send(f"ask_in_pieces_{where}", {"n": 21})
+    call_id = next_call(app_bridge)
+    for piece in ("a", a("piece_of_an_answer")):
+        app_bridge.answer_call(call_id, (a("more"), piece))
+    app_bridge.answer_call(call_id, (a("ok"), "whole"))
+    assert app_bridge.receive_for(message_id)[0] == (a("ok"), message_id, [["a", a("piece_of_an_answer")], "whole"])
+    late = app_bridge.ok("callback_result", {a("call_id"): call_id, a("result"): (a("more"), "too late")})
+    assert late == {a("accepted"): False}
+
+
 def test_a_callback_result_that_is_none_is_refused(app_bridge: BridgeProcess) -> None:
     message_id = app_bridge.send("ask_thread", {"n": 21})
-    call_id = app_bridge.receive()[1]
+    call_id = next_call(app_bridge)
     error = app_bridge.error("callback_result", {a("call_id"): call_id, a("result"): 42})
-    assert error["message"] == "payload.result: expected {:ok, term} or {:error, term}, got 42"
+    assert error["message"] == "payload.result: expected {:ok, term}, {:error, term} or {:more, piece}, got 42"
     app_bridge.answer_call(call_id, (a("ok"), 42))
     assert app_bridge.receive_for(message_id)[0] == (a("ok"), message_id, 42)
 
