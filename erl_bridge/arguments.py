@@ -21,7 +21,7 @@ class UsageError(Exception):
 class Option(Value):
     """``--name VALUE``, or a flag without a value when ``convert`` is None. ``convert`` raises ValueError to refuse.
 
-    A name without dashes is an argument by its place, which must be there.
+    A name without dashes is an argument by its place, which must be there unless the name is in brackets.
     """
 
     __slots__ = ("name", "help", "metavar", "convert", "default")
@@ -44,7 +44,7 @@ class Option(Value):
     @property
     def key(self) -> str:
         """The option's name as an identifier."""
-        return self.name.removeprefix("--").replace("-", "_").lower()
+        return self.name.removeprefix("--").strip("[]").replace("-", "_").lower()
 
 
 def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]
     places = [option for option in reversed(options) if not option.name.startswith("-")]
     while rest:
         if places and not rest[-1].startswith("-"):
-            values[places.pop().key] = rest.pop()
+            place = places.pop()
+            values[place.key] = _convert(place, rest.pop())
             continue
         name, equals, value = rest.pop().partition("=")
         option = known.get(name)
@@ -72,13 +73,17 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]
             if not rest:
                 raise UsageError(f"{name}: expected {option.metavar} after it")
             value = rest.pop()
-        try:
-            values[option.key] = option.convert(value)
-        except ValueError:
-            raise UsageError(f"{name}: expected {option.metavar}, got {value!r}") from None
-    if places:
+        values[option.key] = _convert(option, value)
+    if places and not places[-1].name.startswith("["):
         raise UsageError(f"{places[-1].name}: expected {places[-1].help}")
     return values
+
+
+def _convert(option: Option, text: str) -> Any:
+    try:
+        return text if option.convert is None else option.convert(text)
+    except ValueError:
+        raise UsageError(f"{option.name}: expected {option.metavar}, got {text!r}") from None
 
 
 def usage(command: str, what: str, options: Sequence[Option]) -> str:

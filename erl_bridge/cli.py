@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
-        lines = [f"  {command:8}{what}" for command, (_, what, _) in _COMMANDS.items()]
+        lines = [f"  {command:10}{what}" for command, (_, what, _) in _COMMANDS.items()]
         print("usage: erl_bridge COMMAND [options]", "", *lines, sep="\n")
         return 0
     if name not in _COMMANDS:
@@ -231,8 +231,34 @@ _READ_OPTIONS = [
     Option("--max-row", "bytes of a row of a JSON Lines or CSV file", "BYTES", _positive, MAX_ROW),
 ]
 
+
+def datasets(action: str, id: str) -> int:
+    """List, remove or verify datasets; returns the exit status."""
+    from .datasets.command import run
+
+    return run(action, id)
+
+
+def _action(text: str) -> str:
+    from .datasets.command import ACTIONS
+
+    if text not in ACTIONS:
+        raise ValueError
+    return text
+
+
+_DATASETS_OPTIONS = [
+    Option("[ACTION]", "what to do, list if nothing is said", "list|remove|verify", _action, "list"),
+    Option("[ID]", "of which dataset; how it begins is enough", "ID", str, ""),
+]
+
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
     "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
+    "datasets": (
+        datasets,
+        "List the datasets that are kept on this host, remove one, or verify them.",
+        _DATASETS_OPTIONS,
+    ),
     "read": (read_file, "Write a file of data to stdout as external terms, each behind its length.", _READ_OPTIONS),
 }

@@ -94,24 +94,27 @@ class OrderedLane:
             queue.append((function, work, size))
 
     def _serve(self) -> None:
-        while True:
+        try:
+            while True:
+                self._serve_next()
+        finally:  # what was called raised, which ends this thread and no other
             with self._changed:
-                self._idle += 1
-                self._changed.wait_for(lambda: self._ready)
-                self._idle -= 1
-                key = self._ready.popleft()
-                function, work, size = self._queues[key].popleft()
-            try:
-                function(work)
-            finally:
-                del work  # what it holds need not be kept while waiting for the next
-                self._done(key, size)
+                self._threads -= 1
 
-    def _done(self, key: Hashable, size: int) -> None:
+    def _serve_next(self) -> None:
         with self._changed:
-            self._bytes -= size
-            if self._queues[key]:
-                self._ready.append(key)
-                self._changed.notify()
-            else:
-                del self._queues[key]
+            self._idle += 1
+            self._changed.wait_for(lambda: self._ready)
+            self._idle -= 1
+            key = self._ready.popleft()
+            function, work, size = self._queues[key].popleft()
+        try:
+            function(work)
+        finally:
+            with self._changed:
+                self._bytes -= size
+                if self._queues[key]:
+                    self._ready.append(key)
+                    self._changed.notify()
+                else:
+                    del self._queues[key]

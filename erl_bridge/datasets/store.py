@@ -109,6 +109,10 @@ class Store:
 
     # -- changing ------------------------------------------------------------------------------------------------
 
+    def make(self) -> None:
+        """Make the folder. What clients sent is nobody else's business. Raises OSError."""
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+
     def adopt(self, path: str, facts: Facts, limit: int) -> None:
         """Make the finished file at ``path``, in the same file system, that of a dataset, and make room for it.
 

@@ -261,6 +261,7 @@ class Transfers:
         folder = os.path.join(self._folder, hashlib.sha256(transfer_id).hexdigest()[:32])
         with self._lock:
             if announced is not None:
+                self.store.make()
                 self._sweep()
             try:
                 place = partial.enter(folder, create=announced is not None)

@@ -1,0 +1,115 @@
+"""Threads for handlers: in order where that is asked for, and never more waiting than may be."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+import pytest
+
+from erl_bridge.errors import Overloaded
+from erl_bridge.lanes import OrderedLane
+
+DEADLINE = 30.0
+
+
+class Work:
+    """Something to do that waits until it is let go."""
+
+    def __init__(self, key: Any, size: int = 0) -> None:
+        self.key, self.size = key, size
+        self.started, self.go = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.started.set()
+        assert self.go.wait(DEADLINE)
+
+
+def lane(size: int = 4, max_waiting: int = 100) -> OrderedLane:
+    return OrderedLane("test", size, lambda work: (work.key, work.size), max_waiting)
+
+
+def test_what_has_one_key_is_done_in_order_and_one_at_a_time() -> None:
+    ordered, done, at_once = lane(max_waiting=1000), queue.SimpleQueue[Any](), []
+    running: dict[str, int] = {"a": 0, "b": 0}
+
+    def run(work: Any) -> None:
+        running[work.key] += 1
+        at_once.append(running[work.key])
+        running[work.key] -= 1
+        done.put((work.key, work.size))
+
+    for number in range(200):
+        for key in ("a", "b"):
+            ordered.submit(run, Work(key, number % 2))
+    found = [done.get(timeout=DEADLINE) for _ in range(400)]
+    for key in ("a", "b"):
+        assert [size for k, size in found if k == key] == [number % 2 for number in range(200)]
+    assert set(at_once) == {1}
+
+
+def test_other_keys_do_not_wait() -> None:
+    ordered = lane()
+    first, second, other = Work("a"), Work("a"), Work("b")
+    for work in (first, second, other):
+        ordered.submit(Work.__call__, work)
+    assert first.started.wait(DEADLINE)
+    assert other.started.wait(DEADLINE)
+    assert not second.started.is_set()
+    first.go.set()
+    assert second.started.wait(DEADLINE)
+    for work in (second, other):
+        work.go.set()
+
+
+def test_no_more_threads_than_may_be() -> None:
+    ordered = lane(size=2)
+    works = [Work(key) for key in range(3)]
+    for work in works:
+        ordered.submit(Work.__call__, work)
+    assert works[0].started.wait(DEADLINE)
+    assert works[1].started.wait(DEADLINE)
+    assert not works[2].started.is_set()
+    works[1].go.set()
+    assert works[2].started.wait(DEADLINE)
+    for work in works:
+        work.go.set()
+
+
+def test_bytes_that_wait_are_limited() -> None:
+    ordered = lane(max_waiting=100)
+    first, second = Work("a", 60), Work("b", 40)
+    ordered.submit(Work.__call__, first)
+    ordered.submit(Work.__call__, second)
+    with pytest.raises(Overloaded, match="100 bytes wait to be handled, and at most 100 may"):
+        ordered.submit(Work.__call__, Work("c", 1))
+    ended = Work("a")
+    ordered.submit(Work.__call__, ended)  # takes none
+    first.go.set()
+    assert ended.started.wait(DEADLINE)  # so the first is counted no more
+    third = Work("c", 60)
+    ordered.submit(Work.__call__, third)
+    for work in (second, ended, third):
+        work.go.set()
+
+
+def test_one_that_is_too_large_by_itself_is_taken() -> None:
+    ordered, work = lane(max_waiting=10), Work("a", 1000)
+    ordered.submit(Work.__call__, work)
+    assert work.started.wait(DEADLINE)
+    work.go.set()
+
+
+def test_what_fails_does_not_hold_up_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered, done = lane(size=1), threading.Event()
+    seen = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: seen.set())
+
+    def fail(work: Any) -> None:
+        raise ValueError
+
+    ordered.submit(fail, Work("a", 5))
+    assert seen.wait(DEADLINE)
+    ordered.submit(lambda work: done.set(), Work("a", 5))
+    assert done.wait(DEADLINE)
