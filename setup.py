@@ -1,4 +1,4 @@
-"""The compiled backend of the codec, which is left out where there is no compiler; all else is in pyproject.toml."""
+"""What is compiled, and left out where there is no compiler; all else is in pyproject.toml."""
 
 from setuptools import Extension, setup
 
@@ -10,6 +10,12 @@ setup(
             depends=["erl_bridge/etf/_core.h"],
             extra_compile_args=["-O3", "-fno-semantic-interposition"],
             optional=True,
-        )
+        ),
+        Extension(
+            "erl_bridge.datasets._scan",
+            ["erl_bridge/datasets/_scan.c"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        ),
     ]
 )

@@ -10,6 +10,7 @@ import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 from zlib import crc32
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Row = dict[Any, Any]
 
-_NO_LIMITS = etf.Limits(**dict.fromkeys(etf.Limits.__slots__, 1 << 62))  # they were checked when the rows came
+_LIMITS = etf.Limits(max_size=1 << 32, max_terms=1 << 32)  # the batch was in those of its time when it came
 
 
 class Rows(Sequence["Row"]):
@@ -87,8 +88,7 @@ class Rows(Sequence["Row"]):
         return rows[number - self._index.firsts[batch]]
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in range(len(self._index.sizes)):
-            yield from self._batch(batch)
+        return chain.from_iterable(map(self._batch, range(len(self._index.sizes))))
 
     def terms(self) -> Iterator[memoryview]:
         """The external terms of the batches."""
@@ -104,5 +104,8 @@ class Rows(Sequence["Row"]):
         return term
 
     def _batch(self, number: int) -> list[Row]:
-        rows: list[Row] = etf.decode(self._term(number), limits=_NO_LIMITS)
+        try:
+            rows: list[Row] = etf.decode(self._term(number), limits=_LIMITS)
+        except etf.DecodeError as error:  # of what is looked for then, most is seen when the rows come
+            self._on_damage(f"batch {number} is no term: {error.message}")
         return rows

@@ -1,14 +1,15 @@
 """The stream of a dataset: inflated, cut into batches, and each batch looked into.
 
-Rule of this file: bytes in, batches out, no I/O; never more than one batch is decoded at once, and no bytes are kept
-but those of a batch that has not all come.
+Rule of this file: bytes in, batches out, no I/O; never more than one batch is inflated or decoded at once, and no bytes
+are kept but those of a batch that has not all come. Most batches are not decoded here at all: ``_scan.c`` sees that
+they can be, in a fifth of the time and without holding up other threads.
 """
 
 from __future__ import annotations
 
 from .. import etf
 from ..framing import FrameReader, Oversized
-from ..terms import Atom, TermMap
+from ..terms import CONSTANTS, Atom, TermMap
 from ..values import Value
 from .ceilings import MAX_ATOMS, MAX_BATCHES
 from .compression import inflater
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 # A batch is <<131, 108, count::32, rows/binary, 106>>: an external term that is a proper list.
 _HEAD, _LIST_HEAD, _TAIL = b"\x83l", 6, 1
 _COMPRESSED = b"\x83P"
+
+try:
+    from ._scan import scan
+except ImportError:  # not compiled here
+
+    def scan(batch: bytes, /) -> tuple[int, list[bytes]] | None:
+        """See ``_scan.c``, which is sure of most batches without decoding them."""
+        return None
 
 
 class Batch(Value):
@@ -77,7 +86,7 @@ class Stream:
     def _batch(self, frame: bytes | Oversized) -> Batch:
         if isinstance(frame, Oversized):
             raise exceeded(f"a batch of {frame.length} bytes", frame.limit, "dataset_batch")
-        rows = self._decode(frame)
+        rows = self._look_into(frame)
         self._batches += 1
         if self._batches > MAX_BATCHES:
             raise exceeded("the number of batches", MAX_BATCHES, "")
@@ -85,14 +94,26 @@ class Stream:
             raise exceeded("the number of different atoms", MAX_ATOMS, "")
         content = memoryview(frame)[_LIST_HEAD:-_TAIL]
         self._digest.update(content)
-        self.rows += len(rows)
+        self.rows += rows
         self.bytes += len(content)
         if self.rows > self._ceilings.dataset_rows:
             raise exceeded("the number of rows", self._ceilings.dataset_rows, "dataset_rows")
-        return Batch(frame, len(rows))
+        return Batch(frame, rows)
 
-    def _decode(self, frame: bytes) -> list[dict[object, object]]:
-        """The rows, which are looked at and forgotten: what is in the store can be read."""
+    def _look_into(self, frame: bytes) -> int:
+        """How many rows a batch has, once it is sure that they can be read."""
+        found = scan(frame)
+        if found is None:
+            return self._decode(frame)
+        rows, names = found
+        try:
+            self.atoms.update(Atom(name) for name in map(bytes.decode, names) if name not in CONSTANTS)
+        except UnicodeDecodeError:
+            return self._decode(frame)
+        return rows
+
+    def _decode(self, frame: bytes) -> int:
+        """The same by decoding it, which explains what is wrong."""
         where = f"the batch that begins with row {self.rows}"
         if frame[:2] == _COMPRESSED:
             raise broken(f"{where} is compressed by itself; send it as it is")
@@ -102,10 +123,9 @@ class Stream:
             raise broken(f"{where} is no term: {error.message}") from None
         if type(rows) is not list or not rows:
             raise broken(f"{where}: expected a list of at least one row, got another term")
-        if set(map(type, rows)) != {dict}:
-            for number, row in enumerate(rows, start=self.rows):
-                if not isinstance(row, (dict, TermMap)):
-                    raise no_row(number, row)
+        for number, row in enumerate(rows, start=self.rows):
+            if not isinstance(row, (dict, TermMap)):
+                raise no_row(number, row)
         if frame[:2] != _HEAD:
             raise broken(f"{where}: expected a list")
-        return rows
+        return len(rows)

@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..error_map import from_exception
-from ..errors import BridgeError, InvalidRequest, Overloaded
+from ..errors import BridgeError, Overloaded
+from ..refusals import invalid, show
 from ..terms import Atom
 from . import partial
 from .compression import usable
@@ -174,11 +175,12 @@ class Transfers:
         if wanted is not None and (facts := self.store.find(wanted)) is not None:
             return {"received": [], **_fields(facts)}
         with self._found(transfer_id, announced) as transfer:
-            if transfer.announced not in (announced, None):
-                raise InvalidRequest(
-                    f"payload: the transfer was begun with {transfer.announced}, and now with {announced}",
-                    context={Atom("path"): "payload", DROPPED: False},
-                )
+            for name in announced.__slots__ if transfer.announced is not None else ():
+                before, now = getattr(transfer.announced, name), getattr(announced, name)
+                if before != now:
+                    error = invalid(f"payload.{name}", f"{show(before)}, with which the transfer was begun", now)
+                    error.context[DROPPED] = False
+                    raise error
             return transfer.state()
 
     def receive(self, transfer_id: bytes, chunk: Chunk) -> dict[str, Any]:
