@@ -21,7 +21,8 @@ class UsageError(Exception):
 class Option(Value):
     """``--name VALUE``, or a flag without a value when ``convert`` is None. ``convert`` raises ValueError to refuse.
 
-    A name without dashes is an argument by its place, which must be there unless the name is in brackets.
+    A name without dashes is an argument by its place, which must be there unless the name is in brackets. An option
+    whose default is a list may come more than once: what ``convert`` gives for each, lists too, is put together.
     """
 
     __slots__ = ("name", "help", "metavar", "convert", "default")
@@ -73,7 +74,8 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> dict[str, Any]
             if not rest:
                 raise UsageError(f"{name}: expected {option.metavar} after it")
             value = rest.pop()
-        values[option.key] = _convert(option, value)
+        converted = _convert(option, value)
+        values[option.key] = values[option.key] + converted if type(option.default) is list else converted
     if places and not places[-1].name.startswith("["):
         raise UsageError(f"{places[-1].name}: expected {places[-1].help}")
     return values

@@ -189,6 +189,113 @@ _PORT_OPTIONS = [
 ]
 
 
+def serve_node(
+    app: str,
+    name: str,
+    cookie_file: str,
+    connect: list[str],
+    host: str,
+    port: int,
+    no_epmd: bool,
+    tls_cert: str,
+    tls_key: str,
+    tls_ca: str,
+    tick_time: float,
+    max_queued: int,
+    no_dspy: bool,
+    no_preload: bool,
+    max_frame: int,
+    max_in_flight: int,
+    max_threads: int,
+    max_jobs: int,
+    job_memory: int,
+    spin_us: int,
+    max_waiting: int,
+    **ceilings: int,
+) -> int:
+    """Be a hidden node of an Erlang cluster until ``:shutdown`` or a signal; returns the exit status."""
+    from . import logs
+    from .app import Bridge, load, table
+    from .dispatch import Capacity, Dispatcher
+    from .handlers import Datasets, builtin, system
+    from .jobs.runner import JobRunner
+    from .node import serve
+    from .node.cookie import BadCookie
+    from .timers import Timers
+    from .transports.tls import BadTls
+
+    out = claim_stdio()[1]
+    try:
+        settings = serve.settings(
+            name,
+            cookie_file,
+            connect,
+            host,
+            port,
+            not no_epmd,
+            tick_time=tick_time,
+            max_message=max_frame,
+            max_queued=max_queued,
+        )
+        tls = serve.tls(tls_cert, tls_key, tls_ca)
+    except (serve.BadOption, BadCookie, BadTls) as error:
+        print(f"erl_bridge node: {error}", file=sys.stderr)
+        return 2
+    timers = Timers()
+    datasets = Datasets(Ceilings(**ceilings), timers)
+    try:
+        users = load(app) if app else Bridge()
+        handlers = table(builtin(dspy=not no_dspy, datasets=datasets), users)
+    except Exception as error:
+        print(f"erl_bridge node: --app: cannot load {app}: {error!r}", file=sys.stderr)
+        return 1
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
+    has_jobs = any(handler.run == "job" for handler in users)
+    jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
+
+    def make_dispatcher(on_shutdown: Callable[[], None]) -> Dispatcher:
+        return Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=on_shutdown)
+
+    def ready(node_name: str, node_port: int) -> None:
+        logs.install()
+        if not (no_preload or no_dspy):
+            jobs.start()
+        os.write(out, f"ready node {node_name} {node_port}\n".encode())
+
+    try:
+        facts = system.hello(handlers, capacity, max_frame)
+        return serve.serve(settings, tls, timers, facts, spin_us, make_dispatcher, ready)
+    finally:
+        datasets.close(keep=False)
+
+
+def _one(text: str) -> list[str]:
+    return [text]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError
+    return value
+
+
+_NODE_OPTIONS = [
+    Option("--name", "the name of this node, name@host; without it --connect gives one", "NAME", str, ""),
+    Option("--cookie-file", "the file with the cookie of the cluster", "FILE", str, "~/.erlang.cookie"),
+    Option("--connect", "stay connected to this node, and do not listen; may be repeated", "NAME[:PORT]", _one, []),
+    Option("--host", "the address to listen on", "ADDRESS", str, "127.0.0.1"),
+    Option("--port", "the port to listen on, 0 for any that is free", "N", _not_negative, 0),
+    Option("--no-epmd", "do not tell EPMD of this node"),
+    Option("--tls-cert", "encrypt connections, with this certificate (PEM)", "FILE", str, ""),
+    Option("--tls-key", "its key, where it is not in the same file", "FILE", str, ""),
+    Option("--tls-ca", "the authorities that certificates of other nodes must be of", "FILE", str, ""),
+    Option("--tick-time", "seconds after which a silent node is taken for gone", "SECONDS", _seconds, 60.0),
+    Option("--max-queued", "bytes that may wait for a node that does not read", "BYTES", _positive, MAX_FRAME),
+    *(option for option in _PORT_OPTIONS if option.name != "--fds"),
+]
+
+
 def read_file(file: str, format: str | None, on_demand: bool, max_file: int, max_row: int) -> int:
     """Write what is in a file to stdout as frames; the status is 1 when the reader went away before the end."""
     fd_in, fd_out = claim_stdio()
@@ -254,6 +361,7 @@ _DATASETS_OPTIONS = [
 
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
+    "node": (serve_node, "Be a hidden node of an Erlang cluster.", _NODE_OPTIONS),
     "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
     "datasets": (
         datasets,

@@ -69,10 +69,10 @@ _ORDERED_THREADS = 4
 class Inline:
     """One request that is answered at once. It is the outlet of its context: see :class:`erl_bridge.context.Outlet`."""
 
-    __slots__ = ("best", "finished", "request", "send")
+    __slots__ = ("best", "client", "finished", "request")
 
-    def __init__(self, send: Send, request: Request) -> None:
-        self.send = send
+    def __init__(self, client: Client, request: Request) -> None:
+        self.client = client
         self.request = request
         self.best: Any = None
         self.finished = False
@@ -81,7 +81,7 @@ class Inline:
         """Send an event. Raises :class:`Stopped` when the handler has returned."""
         if self.finished:
             raise Stopped
-        self.send(Event(self.request.message_id, event), self.request.atoms)
+        self.client.tell(self.request, Event(self.request.message_id, event), self.request.atoms)
 
     def call(self, call_id: int, name: Any, args: list[Any]) -> None:
         """Refuse: the thread that would wait is the one that reads the answer."""
@@ -152,6 +152,7 @@ class Work:
 
     def event(self, event: dict[Any, Any]) -> None:
         """Send an event. Raises :class:`Stopped` when the request has been answered."""
+        self.client.make_room(self)
         self._send(Event(self.request.message_id, event))
 
     def call(self, call_id: int, name: Any, args: list[Any]) -> None:
@@ -185,7 +186,7 @@ class Work:
         with self._lock:
             if self._finished:
                 raise Stopped
-            self.client.send(message, self.atoms)
+            self.client.tell(self.request, message, self.atoms)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Work:
             if self._expiry is not None:
                 self._expiry.cancel()
             try:
-                self.client.send(message, self.atoms)
+                self.client.tell(self.request, message, self.atoms)
             finally:
                 self.client.forget(self, list(self._calls))
         return True
@@ -251,13 +252,12 @@ def failure_of(request: Request, error: BaseException, best: Any) -> Failure:
 class Client:
     """One client of the dispatcher: its requests in flight, and how to tell it something."""
 
-    def __init__(self, dispatcher: Dispatcher, send: Send) -> None:
+    def __init__(self, dispatcher: Dispatcher, send: Send, calls: Calls | None = None) -> None:
         self.dispatcher = dispatcher
         self.send = send
         self._lock = threading.Lock()
         self._in_flight: dict[Hashable, Work] = {}
-        self._calls: dict[int, Work] = {}
-        self._last_call = 0
+        self._calls = calls or Calls()
 
     def handle(self, request: Request) -> Reply | Failure | None:
         """Begin a request. What can be answered at once is returned, everything else is sent when it is done."""
@@ -269,16 +269,28 @@ class Client:
                 answer: Reply | None = handler.resolve()(self, request)
                 return answer
             if handler.run == "inline":
-                return Inline(self.send, request).run(handler)
+                return Inline(self, request).run(handler)
             self.dispatcher.begin(self, Work(self, request, handler))
             return None
         except BaseException as error:
             return Failure(request.message_id, from_exception(error))
 
+    def tell(self, request: Request, message: Message, atoms: Set[Atom]) -> None:
+        """Send a message that belongs to a request."""
+        self.send(message, atoms)
+
+    def make_room(self, work: Work) -> None:
+        """Wait, before an event of ``work`` is sent, while the client does not read what it is sent."""
+
     def close(self) -> None:
         """The client is gone: everything it asked for ends, and nothing more is sent to it."""
         for work in self.works():
             work.abort(RequestCancelled("the client went away"))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is in flight."""
+        return bool(self._in_flight)
 
     def works(self) -> list[Work]:
         """What is in flight."""
@@ -296,9 +308,12 @@ class Client:
         """Note a request as answered, and the calls it still waits for as given up."""
         with self._lock:
             self._in_flight.pop(identity(work.request.message_id), None)
-            for call_id in calls:
-                self._calls.pop(call_id, None)
+        self._calls.forget(calls)
         self.dispatcher.ended()
+
+    def has(self, message_id: Any) -> bool:
+        """Whether a request of that id is in flight."""
+        return identity(message_id) in self._in_flight
 
     def cancel(self, message_id: Any) -> bool:
         """End the request of that id; False when there is none."""
@@ -310,17 +325,44 @@ class Client:
 
     def new_call(self, work: Work) -> int:
         """A number, new on this connection, for a call that ``work`` makes."""
-        with self._lock:
-            self._last_call += 1
-            self._calls[self._last_call] = work
-            return self._last_call
+        return self._calls.add(work)
 
     def callback_result(self, call_id: Any, result: Any, atoms: Set[Atom]) -> bool:
         """Pass on what the client's function returned, or a piece; False when nobody waits for it any more."""
-        look_up = self._calls.get if result[0] is MORE else self._calls.pop
-        with self._lock:
-            work = look_up(call_id, None) if type(call_id) is int else None
+        work = self._calls.get(call_id) if result[0] is MORE else self._calls.take(call_id)
         return work is not None and work.answer(call_id, result, atoms)
+
+
+class Calls:
+    """The calls to one client, or to all of a kind, that wait for an answer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Work] = {}
+        self._last = 0
+
+    def add(self, work: Work) -> int:
+        """A number that no call had before, for one of ``work``."""
+        with self._lock:
+            self._last += 1
+            self._waiting[self._last] = work
+            return self._last
+
+    def get(self, number: Any) -> Work | None:
+        """The work whose call has that number; None if there is none."""
+        with self._lock:
+            return self._waiting.get(number) if type(number) is int else None
+
+    def take(self, number: Any) -> Work | None:
+        """The work whose call has that number, and which waits for it no more; None if there is none."""
+        with self._lock:
+            return self._waiting.pop(number, None) if type(number) is int else None
+
+    def forget(self, numbers: list[int]) -> None:
+        """These are waited for no more."""
+        with self._lock:
+            for number in numbers:
+                self._waiting.pop(number, None)
 
 
 class Dispatcher:
@@ -344,7 +386,7 @@ class Dispatcher:
         self._on_shutdown = on_shutdown
         self._in_flight = 0
         self._changed = threading.Condition()
-        self._clients: list[Client] = []
+        self._clients: set[Client] = set()
         self._jobs_lane = Lane("job", self.capacity.max_jobs)
         self._lanes: dict[str, Lane | OrderedLane] = {
             "thread": Lane("thread", self.capacity.max_threads),
@@ -355,12 +397,20 @@ class Dispatcher:
     def connect(self, send: Send) -> Client:
         """Take a new client, which is told things through ``send``."""
         client = Client(self, send)
-        self._clients.append(client)
+        self.add(client)
         return client
+
+    def add(self, client: Client) -> None:
+        """Take a client that somebody made, until :meth:`disconnect`."""
+        self._clients.add(client)
+
+    def remove(self, client: Client) -> None:
+        """Forget a client that has nothing in flight."""
+        self._clients.discard(client)
 
     def disconnect(self, client: Client) -> None:
         """End what a client asked for and forget it."""
-        self._clients.remove(client)
+        self.remove(client)
         client.close()
 
     def find(self, request: Request) -> Handler:

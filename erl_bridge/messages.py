@@ -21,16 +21,18 @@ class Request(Value):
     """A client asks for ``request_type`` with ``payload``.
 
     ``message_id`` is any term. ``timeout_ms`` is the deadline, from the metadata. ``atoms`` are the atoms that came
-    with the request: the only ones, besides the vocabulary, that may go back.
+    with the request: the only ones, besides the vocabulary, that may go back. ``origin`` is for the transport, which
+    may note there how the answers go back.
     """
 
-    __slots__ = ("message_id", "request_type", "payload", "metadata", "timeout_ms", "atoms")
+    __slots__ = ("message_id", "request_type", "payload", "metadata", "timeout_ms", "atoms", "origin")
     message_id: Any
     request_type: str
     payload: Any
     metadata: Mapping[Any, Any]
     timeout_ms: int | None
     atoms: Set[Atom]
+    origin: Any
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Request(Value):
         metadata: Mapping[Any, Any] | None = None,
         timeout_ms: int | None = None,
         atoms: Set[Atom] = frozenset(),
+        origin: Any = None,
     ) -> None:
         _set_message_id(self, message_id)
         _set_request_type(self, request_type)
@@ -47,10 +50,11 @@ class Request(Value):
         _set_metadata(self, {} if metadata is None else metadata)
         _set_timeout_ms(self, timeout_ms)
         _set_atoms(self, atoms)
+        _set_origin(self, origin)
 
 
 # What sets a slot takes a quarter of the time of _set: there is one of these for each request.
-_set_message_id, _set_request_type, _set_payload, _set_metadata, _set_timeout_ms, _set_atoms = (
+_set_message_id, _set_request_type, _set_payload, _set_metadata, _set_timeout_ms, _set_atoms, _set_origin = (
     getattr(Request, name).__set__ for name in Request.__slots__
 )
 

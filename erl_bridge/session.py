@@ -16,7 +16,7 @@ from .wire import port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Callable, Set
     from typing import Any, Protocol
 
     from .terms import Atom
@@ -44,7 +44,7 @@ class Session:
         self._dialect = dialect
         self._frames = FrameReader(max_frame)
         self._limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
-        self._allowed: tuple[Set[Atom], Set[Atom]] = VOCABULARY, VOCABULARY  # atoms of a request, and all it may get
+        self._writer = Writer()
 
     def receive_data(self, data: bytes) -> list[Request | Failure]:
         """The requests that ``data`` completes, and the failures to answer what is none."""
@@ -63,24 +63,7 @@ class Session:
         A final answer always becomes a frame: where its content cannot be sent, the frame says so instead. An event or
         a call that cannot be sent raises :class:`erl_bridge.etf.EncodeError`.
         """
-        allowed = self._allowed_with(atoms)
-        try:
-            body = etf.encode(self._dialect.build(message), atoms=allowed)
-            return header(body), body
-        except SerializationError as error:
-            if not isinstance(message, (Reply, Failure)):
-                raise
-            instead = Failure(message.message_id, _unsendable(message, error, allowed))
-            body = etf.encode(self._dialect.build(instead), atoms=allowed)
-            return header(body), body
-
-    def _allowed_with(self, atoms: Set[Atom]) -> Set[Atom]:
-        """The vocabulary and ``atoms``. The last union is kept: to make one anew takes as long as to encode a reply."""
-        last, allowed = self._allowed
-        if atoms != last:
-            allowed = VOCABULARY if atoms <= VOCABULARY else VOCABULARY | atoms
-            self._allowed = atoms, allowed
-        return allowed
+        return self._writer.frame(self._dialect.build, message, atoms)
 
     def _receive_frame(self, frame: bytes | Oversized) -> Request | Failure:
         if isinstance(frame, Oversized):
@@ -93,6 +76,51 @@ class Session:
         except Exception as error:  # out of memory, or a fault of ours: neither may cost the other requests
             return Failure(None, from_exception(error))
         return self._dialect.parse(term, atoms)
+
+
+class Writer:
+    """Makes frames of messages, which may hold the atoms in ``always`` and those of the request they belong to."""
+
+    def __init__(self, always: Set[Atom] = VOCABULARY) -> None:
+        self._always = always
+        self._allowed: tuple[Set[Atom], Set[Atom]] = always, always  # atoms of a request, and all it may get
+
+    def frame(
+        self, build: Callable[[Any], Any], message: port.Message, atoms: Set[Atom] = frozenset()
+    ) -> tuple[bytes, bytes]:
+        """The header and the body for what ``build`` makes of ``message``. See :meth:`Session.send`."""
+        allowed = self._allowed_with(atoms)
+        try:
+            body = etf.encode(build(message), atoms=allowed)
+            return header(body), body
+        except SerializationError as error:
+            if not isinstance(message, (Reply, Failure)):
+                raise
+            body = etf.encode(build(_instead(message, error, allowed)), atoms=allowed)
+            return header(body), body
+
+    def sendable(
+        self, build: Callable[[Any], Any], message: Reply | Failure, atoms: Set[Atom] = frozenset()
+    ) -> Reply | Failure:
+        """The final answer, or the failure that goes in its place where its content cannot be sent."""
+        allowed = self._allowed_with(atoms)
+        try:
+            etf.encode(build(message), atoms=allowed)
+        except SerializationError as error:
+            return _instead(message, error, allowed)
+        return message
+
+    def _allowed_with(self, atoms: Set[Atom]) -> Set[Atom]:
+        """The vocabulary and ``atoms``. The last union is kept: to make one anew takes as long as to encode a reply."""
+        last, allowed = self._allowed
+        if atoms != last:
+            allowed = self._always if atoms <= self._always else self._always | atoms
+            self._allowed = atoms, allowed
+        return allowed
+
+
+def _instead(message: Reply | Failure, error: SerializationError, allowed: Set[Atom]) -> Failure:
+    return Failure(message.message_id, _unsendable(message, error, allowed))
 
 
 def _unsendable(message: Reply | Failure, error: SerializationError, allowed: Set[Atom]) -> BridgeError:

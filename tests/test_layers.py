@@ -22,15 +22,15 @@ LAYERS = [
     ["datasets"],
     ["context"],
     ["app", "wire", "files"],
-    ["session", "dispatch"],
+    ["session", "dispatch", "node_state"],
     ["handlers", "transports", "info"],
-    ["jobs"],
+    ["jobs", "node"],
     ["__init__", "cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PURE = ["values", "errors", "terms", "etf", "framing", "messages", "wire", "session", "error_map", "refusals"]
-PURE += ["datasets/compression", "datasets/stream", "datasets/reassembler"]
+PURE += ["node_state", "datasets/compression", "datasets/stream", "datasets/reassembler"]
 DOING = {"socket", "select", "selectors", "asyncio", "threading", "subprocess", "signal"}
 
 

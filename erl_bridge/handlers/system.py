@@ -83,7 +83,7 @@ def shutdown(client: Client, request: Request) -> None:
 
     def done(finished: int, cancelled: int) -> None:
         reply = Reply(request.message_id, named({"finished": finished, "cancelled": cancelled}))
-        client.send(reply, request.atoms)
+        client.tell(request, reply, request.atoms)
 
     client.dispatcher.drain(drain_ms / 1000, done)
 

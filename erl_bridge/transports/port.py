@@ -31,13 +31,13 @@ class PortTransport:
         self._serving.acquire()
         poll = select.poll()
         poll.register(fd_in, select.POLLIN)
-        self._spinner = Spinner(poll.poll, self._read, spin_us / 1e6 if _processors() > 1 else 0.0)
+        self._spinner = Spinner(poll.poll, self._read, spin_us / 1e6 if processors() > 1 else 0.0)
 
     def read(self, alone: bool = False) -> bytes:
         """See :meth:`erl_bridge.transports.base.Transport.read`."""
         self._serving.release()
         try:
-            return self._spinner.wait(alone)
+            return self._spinner.wait(alone)  # type: ignore[no-any-return]
         except OSError:
             return b""
         finally:
@@ -71,7 +71,7 @@ class PortTransport:
         self._serving.acquire()
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors the process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -15,6 +15,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 SPIN_US = 60
 SOON = 4  # a wait was short when it took at most so many times the limit: being woken is part of it
@@ -34,7 +35,7 @@ class Spinner:
     def __init__(
         self,
         poll: Callable[[float], object],
-        read: Callable[[], bytes],
+        read: Callable[[], Any],
         limit: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -46,7 +47,7 @@ class Spinner:
         self._left_out = 0  # waits that are still to be without a spin
         self._pause = FIRST_PAUSE
 
-    def wait(self, alone: bool) -> bytes:
+    def wait(self, alone: bool) -> Any:
         """What is read, as soon as something can be.
 
         ``alone`` says that no other thread of the process has work: a spin would take the interpreter lock from it.

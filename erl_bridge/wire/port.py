@@ -29,8 +29,8 @@ MAX_TIMEOUT_MS = 0xFFFF_FFFF  # 49 days; the most that Erlang itself waits
 _OK, _ERROR, _EVENT, _CALL, _HELLO = (Atom(name) for name in ("ok", "error", "event", "call", "hello"))
 
 
-def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
-    """The request that ``term`` is. ``atoms`` are the atoms that came in it.
+def parse(term: Any, atoms: Set[Atom] = frozenset(), origin: Any = None) -> Request | Failure:
+    """The request that ``term`` is. ``atoms`` are the atoms that came in it, ``origin`` is the transport's own.
 
     >>> parse({Atom("message_id"): 1, Atom("request_type"): Atom("ping"), Atom("payload"): {}}).request_type
     'ping'
@@ -38,7 +38,7 @@ def parse(term: Any, atoms: Set[Atom] = frozenset()) -> Request | Failure:
     if not isinstance(term, dict):
         return Failure(None, invalid("request", "a map", term), atoms)
     try:
-        return _request(term if _KNOWN.issuperset(term) else _with_atoms(term), atoms)
+        return _request(term if _KNOWN.issuperset(term) else _with_atoms(term), atoms, origin)
     except InvalidRequest as error:
         return Failure(term.get(_MESSAGE_ID, term.get("message_id")), error, atoms)
 
@@ -52,7 +52,7 @@ def _with_atoms(term: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return fields
 
 
-def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
+def _request(fields: Mapping[Any, Any], atoms: Set[Atom], origin: Any) -> Request:
     try:
         message_id, request_type = fields[_MESSAGE_ID], fields[_REQUEST_TYPE]
     except KeyError as missing:
@@ -67,7 +67,7 @@ def _request(fields: Mapping[Any, Any], atoms: Set[Atom]) -> Request:
         metadata = _map(metadata, "metadata")
         timeout_ms = _timeout(metadata)
     name = request_type.name if type(request_type) is Atom else _name(request_type)
-    return Request(message_id, name, payload, metadata, timeout_ms, atoms)
+    return Request(message_id, name, payload, metadata, timeout_ms, atoms, origin)
 
 
 _NONE: dict[Any, Any] = {}

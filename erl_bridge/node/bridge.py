@@ -1,0 +1,407 @@
+"""What lives on the node: the process ``erl_bridge``, which takes requests, and those that nodes expect of each other.
+
+Rule of this file: every request becomes a :class:`~erl_bridge.messages.Request` for the dispatcher, with an origin that
+knows how its answer goes back. What of this node anybody may call by ``:erpc`` is in ``_CALLABLE`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from threading import get_ident
+
+from .. import etf
+from ..dispatch import Calls, Client
+from ..errors import CallbackError, Overloaded, SerializationError
+from ..messages import Call, Failure, Reply
+from ..session import Writer
+from ..terms import Atom, Pid, TermMap
+from ..vocabulary import VOCABULARY
+from ..wire import gen, port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Set
+    from typing import Any
+
+    from ..dispatch import Dispatcher, Work
+    from ..messages import Request
+    from ..node_state.processes import Processes
+    from ..terms import Reference
+    from ..wire.dist import Signal
+    from ..wire.port import Message
+    from .connection import Connection
+    from .node import Node
+
+ERL_BRIDGE, NET_KERNEL, REX = Atom("erl_bridge"), Atom("net_kernel"), Atom("rex")
+_YES, _NOTSUP, _ERROR, _RETURN, _UNDEF, _BADRPC, _EXIT, _BADARG = (
+    Atom(name) for name in ("yes", "notsup", "error", "return", "undef", "badrpc", "EXIT", "badarg")
+)
+_IS_AUTH, _CALL, _ERPC, _EXECUTE_CALL, _EXECUTE_CAST, _MONITOR, _LINK, _TERMINATE = (
+    Atom(name) for name in ("is_auth", "call", "erpc", "execute_call", "execute_cast", "monitor", "link", "terminate")
+)
+_ROOM_STEP = 0.5  # seconds between looks whether an event is still wanted
+_LINKED, _MONITORED = 1, 2
+
+
+# -- how answers go back -------------------------------------------------------------------------------------------
+
+
+class Origin:
+    """Where a request came from: the process ``pid``, by a plain message, so all that it gets are plain messages.
+
+    ``node`` is the node that sent it, which need not be the one of the process.
+    """
+
+    def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom) -> None:
+        self.bridge = bridge
+        self.pid = pid
+        self.node = node
+
+    def tell(self, message: Message, atoms: Set[Atom]) -> None:
+        """Send a message that belongs to the request."""
+        self.bridge.send(self, None, gen.note, message, atoms)
+
+
+class CallOrigin(Origin):
+    """The request was a ``GenServer.call``; ``tag`` goes back with its answer."""
+
+    def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom, tag: Any) -> None:
+        super().__init__(bridge, pid, node)
+        self.tag = tag
+
+    def tell(self, message: Message, atoms: Set[Atom]) -> None:
+        if _is_final(message):
+            self.bridge.send(self, gen.alias_in(self.tag), self._tagged, message, atoms)
+        else:
+            super().tell(message, atoms)
+
+    def _tagged(self, message: Message) -> tuple[Any, Any]:
+        return self.tag, gen.result(message)
+
+
+class CastOrigin(Origin):
+    """The request was a cast: nothing comes back, and nobody can be asked anything."""
+
+    def tell(self, message: Message, atoms: Set[Atom]) -> None:
+        if type(message) is Call:
+            raise CallbackError("the request was a cast, so there is nobody to ask; use GenServer.call or send")
+
+
+class RpcOrigin(Origin):
+    """The request was given to ``:erl_bridge.call/1`` by ``:erpc`` or ``:rpc``; ``done`` gets its answer."""
+
+    def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom, done: Callable[[Any], None]) -> None:
+        super().__init__(bridge, pid, node)
+        self.done = done
+
+    def tell(self, message: Message, atoms: Set[Atom]) -> None:
+        if isinstance(message, (Reply, Failure)):
+            self.done(gen.result(self.bridge.writer.sendable(gen.result, message, atoms)))
+        else:
+            super().tell(message, atoms)
+
+
+def _is_final(message: Message) -> bool:
+    return type(message) is Reply or type(message) is Failure
+
+
+# -- clients -------------------------------------------------------------------------------------------------------
+
+
+class NodeClient(Client):
+    """The requests of one process of another node. Calls that they make may be answered by any process."""
+
+    def __init__(self, bridge: NodeBridge, pid: Pid | None) -> None:
+        super().__init__(bridge.dispatcher, self._send_nothing, bridge.calls)
+        self.bridge = bridge
+        self.pid = pid
+        self.monitor: Reference | None = None
+
+    def tell(self, request: Request, message: Message, atoms: Set[Atom]) -> None:
+        request.origin.tell(message, atoms)
+
+    def make_room(self, work: Work) -> None:
+        """Wait while the node that the event goes to reads nothing, as long as the event is wanted."""
+        node = self.bridge.node
+        connection = node.connection(work.request.origin.pid.node)
+        while connection is not None and connection.is_full and not work.finished and get_ident() != node.loop.thread:
+            connection.wait_for_room(_ROOM_STEP)
+
+    def cancel(self, message_id: Any) -> bool:
+        """End this process's request of that id, or else the only one of another that has it."""
+        return super().cancel(message_id) or self.bridge.cancel(message_id)
+
+    def forget(self, work: Work, calls: list[int]) -> None:
+        super().forget(work, calls)
+        self.bridge.settle(self)
+
+    def _send_nothing(self, message: Message, atoms: Set[Atom]) -> None:
+        raise AssertionError("what goes to a process of another node goes by the origin of its request")
+
+
+# -- the processes ---------------------------------------------------------------------------------------------------
+
+
+class NodeBridge:
+    """The processes of a node that serves requests. ``facts`` are what ``:erl_bridge.info/0`` tells.
+
+    Everything but :meth:`send`, :meth:`settle` and :meth:`cancel` happens in the thread of the loop.
+    """
+
+    def __init__(self, node: Node, dispatcher: Dispatcher, facts: Mapping[Any, Any]) -> None:
+        self.node = node
+        self.dispatcher = dispatcher
+        self.facts = facts
+        self.calls = Calls()
+        self.writer = Writer()
+        self._pid: Pid | None = None
+        self._clients: dict[Pid, NodeClient] = {}
+        self._anybody = NodeClient(self, None)  # for what is answered at once
+        dispatcher.add(self._anybody)
+
+    @property
+    def processes(self) -> Processes:
+        """All of the node."""
+        assert self.node.processes is not None
+        return self.node.processes
+
+    def begin(self) -> None:
+        """Start the processes; the node knows what it is called."""
+        self.writer = Writer(VOCABULARY | {self.processes.node})
+        self._begin_bridge()
+        self.node.serve(self.processes.spawn(NET_KERNEL), self._on_net_kernel)
+        self.node.serve(self.processes.spawn(REX), self._on_rex)
+        self.node.serve_spawn(self._on_spawn)
+
+    def _begin_bridge(self) -> None:
+        self._pid = self.processes.spawn(ERL_BRIDGE, self._on_end)
+        self.node.serve(self._pid, self._on_message)
+
+    def _on_end(self) -> None:
+        """The process that takes requests has ended: what it had begun is cancelled, and it begins anew."""
+        assert self._pid is not None
+        self.node.serve_no_more(self._pid)
+        self._begin_bridge()
+        for client in self._all_clients():
+            self.node.loop.call(client.close)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _on_message(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+        atoms: set[Atom] = set()
+        message = self._read(connection, sender, signal, atoms)
+        kind, pid, tag, asked = gen.parse(message)
+        if kind == "call" and pid is not None:
+            origin: Origin = CallOrigin(self, pid, connection.node, tag)
+            self.request(origin, gen.with_id(asked, gen.reference_in(tag)), atoms)
+        elif kind == "system" and pid is not None:
+            self._on_system(pid, tag, asked)
+        elif sender is not None and kind == "cast":
+            reference = self.processes.reference()
+            self.request(CastOrigin(self, sender, connection.node), gen.with_id(asked, reference), atoms)
+        elif sender is not None and isinstance(asked, (dict, TermMap)):
+            self.request(Origin(self, sender, connection.node), asked, atoms)
+
+    def _on_system(self, pid: Pid, tag: Any, asked: Any) -> None:
+        """``GenServer.stop`` ends the process; of what else ``:sys`` asks for there is nothing."""
+        if type(asked) is tuple and len(asked) == 2 and asked[0] is _TERMINATE:
+            self._reply(pid, tag, gen.OK)
+            assert self._pid is not None
+            with self.node.lock:
+                self.processes.exit(self._pid, asked[1])
+                self._on_end()
+        else:
+            self._reply(pid, tag, (_ERROR, _NOTSUP))
+
+    def _read(self, connection: Connection, sender: Pid | None, signal: Signal, atoms: set[Atom]) -> Any:
+        """The message in a signal; None for one that is too large or no term, which is answered with an error."""
+        try:
+            if not signal.skipped:
+                return signal.payload(self.node.limits, atoms)
+            most = self.node.settings.max_message
+            raise SerializationError(
+                f"a message of {signal.skipped} bytes is over the limit of {most} bytes, or too many came at once; "
+                "send less at once, send it as a dataset, or raise --max-frame"
+            )
+        except SerializationError as error:
+            failure = Failure(None, SerializationError(error.message))
+            known: set[Atom] = set()
+            caller = gen.caller_in(signal.data, signal.start, signal.has_version, known)
+            if caller is not None:
+                CallOrigin(self, caller[0], connection.node, caller[1]).tell(failure, known)
+            elif sender is not None:
+                Origin(self, sender, connection.node).tell(failure, frozenset())
+            return None
+
+    def request(self, origin: Origin, asked: Any, atoms: Set[Atom]) -> None:
+        """Begin a request, or refuse it."""
+        request = port.parse(asked, atoms, origin)
+        if isinstance(request, Failure):
+            origin.tell(request, atoms)
+            return
+        handler = self.dispatcher.handlers.get(request.request_type)
+        client = self._clients.get(origin.pid)
+        if client is None:
+            waits = handler is not None and handler.run not in ("inline", "control")
+            client = NodeClient(self, origin.pid) if waits else self._anybody
+        answer = client.handle(request)
+        if answer is not None:
+            origin.tell(answer, atoms)
+        elif client.pid is not None:
+            self.settle(client)
+
+    def send(
+        self, origin: Origin, alias: Reference | None, build: Callable[[Any], Any], message: Message, atoms: Set[Atom]
+    ) -> None:
+        """Send what ``build`` makes of a message to where a request came from, from any thread.
+
+        A final answer that finds too much waiting to go becomes an error. Where the node has gone, nobody waits.
+        """
+        to = origin.pid
+        connection = self.node.connection(to.node)
+        if connection is None and to.node is origin.node:
+            return
+        if connection is not None and connection.is_full and isinstance(message, (Reply, Failure)):
+            message = Failure(message.message_id, Overloaded(f"{to.node} does not read its answers fast enough"))
+        assert self._pid is not None
+        _, payload = self.writer.frame(build, message, atoms)
+        self.node.send(self._pid, to, payload, alias)
+
+    def _reply(self, pid: Pid, tag: Any, result: Any) -> None:
+        """Answer a call that is no request."""
+        assert self._pid is not None
+        self.node.send(self._pid, pid, etf.encode((tag, result)), gen.alias_in(tag))
+
+    # -- clients: one for each process that has requests in flight -----------------------------------------------------
+
+    def settle(self, client: NodeClient) -> None:
+        """See to it that the requests of a process end when it does; who has none is kept no more. From any thread."""
+        pid = client.pid
+        if pid is None:
+            return
+        with self.node.lock:
+            if client.is_busy:
+                self._clients[pid] = client
+                self.dispatcher.add(client)
+                if client.monitor is None:
+                    client.monitor = self.node.monitor(pid, lambda reason: self._on_down(client))
+            else:
+                if client.monitor is not None:
+                    self.processes.demonitor(client.monitor)
+                    client.monitor = None
+                if self._clients.get(pid) is client:
+                    del self._clients[pid]
+                self.dispatcher.remove(client)
+
+    def _on_down(self, client: NodeClient) -> None:
+        """The process that asked is no more. The lock is held, so that what it asked for ends a little later."""
+        client.monitor = None
+        self.node.loop.call(client.close)
+
+    def cancel(self, message_id: Any) -> bool:
+        """End the request of that id, if only one process has one."""
+        found = [client for client in self._all_clients() if client.has(message_id)]
+        return len(found) == 1 and Client.cancel(found[0], message_id)
+
+    def _all_clients(self) -> list[NodeClient]:
+        with self.node.lock:
+            return list(self._clients.values())
+
+    # -- what nodes expect of each other -------------------------------------------------------------------------------
+
+    def _on_net_kernel(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+        """Pings; and where spawning was refused, the BEAM tries it here."""
+        kind, pid, tag, asked = gen.parse(self._read(connection, None, signal, set()))
+        if kind == "call" and pid is not None:
+            is_ping = type(asked) is tuple and len(asked) == 2 and asked[0] is _IS_AUTH
+            self._reply(pid, tag, _YES if is_ping else (_ERROR, _NOTSUP))
+
+    def _on_rex(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+        """The rpc of before OTP 23, which ``ei_rpc`` and ``erl_call`` use: ``{Pid, {call, M, F, Args, Leader}}``."""
+        atoms: set[Atom] = set()
+        message = self._read(connection, None, signal, atoms)
+        kind, pid, tag, asked = gen.parse(message)
+        if kind == "plain" and type(asked) is tuple and len(asked) == 2 and type(asked[0]) is Pid:
+            (pid, asked), kind = asked, "rex"
+        if pid is None or type(asked) is not tuple or len(asked) != 5 or asked[0] is not _CALL:
+            return
+        caller, module, function, args = pid, *asked[1:4]
+
+        def done(result: Any) -> None:
+            if kind == "rex":
+                assert self._pid is not None
+                self.node.send(self._pid, caller, etf.encode((REX, result)))
+            else:
+                self._reply(caller, tag, result)
+
+        def undefined(stack: Any) -> None:
+            done((_BADRPC, (_EXIT, (_UNDEF, stack))))
+
+        self._apply(caller, connection.node, module, function, args, atoms, done, undefined)
+
+    def _on_spawn(self, connection: Connection, signal: Signal) -> None:
+        """Somebody wants a process: for ``:erpc`` one is made, anything else is refused."""
+        reference, who, entry, options = signal.args
+        atoms: set[Atom] = set()
+        arguments = self._read(connection, None, signal, atoms)
+        is_call = entry == (_ERPC, _EXECUTE_CALL, 4)
+        expected = 4 if is_call else 3 if entry == (_ERPC, _EXECUTE_CAST, 3) else None
+        if type(arguments) is not list or len(arguments) != expected:
+            self.node.tell(who.node, "spawn_reply", reference, who, 0, _NOTSUP if expected is None else _BADARG)
+            return
+        *tag, module, function, args = arguments
+        flags = (_MONITORED if _MONITOR in options else 0) | (_LINKED if _LINK in options else 0)
+        with self.node.lock:
+            pid = self.processes.spawn()
+            self.processes.watch(who, pid, reference if flags & _MONITORED else None, bool(flags & _LINKED))
+        self.node.tell(who.node, "spawn_reply", reference, who, flags, pid)
+
+        def done(result: Any) -> None:
+            end((*tag, _RETURN, result) if is_call else Atom("normal"))
+
+        def undefined(stack: Any) -> None:
+            end((*tag, _ERROR, _UNDEF, stack) if is_call else (_UNDEF, stack))
+
+        def end(reason: Any) -> None:
+            with self.node.lock:
+                self.processes.finish(pid, reference, reason)
+
+        self._apply(who, connection.node, module, function, args, atoms, done, undefined)
+
+    def _apply(
+        self,
+        who: Pid,
+        node: Atom,
+        module: Any,
+        function: Any,
+        args: Any,
+        atoms: Set[Atom],
+        done: Callable[[Any], None],
+        undefined: Callable[[Any], None],
+    ) -> None:
+        """Call a function of those that may be called, and give its result to ``done``, now or later."""
+        if (module, function) == (ERL_BRIDGE, _CALL) and type(args) is list and len(args) == 1:
+            asked = gen.with_id(args[0], self.processes.reference())
+            self.request(RpcOrigin(self, who, node, done), asked, atoms)
+            return
+        arity = len(args) if type(args) is list else -1
+        callable_ = _CALLABLE.get((str(module), str(function), arity))
+        if callable_ is None:
+            undefined([(module, function, args, [])])
+        else:
+            done(callable_(self, *args))
+
+
+def _whereis(bridge: NodeBridge, name: Any) -> Any:
+    pid = bridge.processes.find(name) if type(name) is Atom else None
+    return Atom("undefined") if pid is None else pid
+
+
+# Module, function and arity of what may be called here, besides :erl_bridge.call/1, which takes a request.
+_CALLABLE: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("erl_bridge", "info", 0): lambda bridge: dict(bridge.facts),
+    ("erlang", "node", 0): lambda bridge: bridge.processes.node,
+    ("erlang", "nodes", 0): lambda bridge: bridge.node.nodes(),
+    ("erlang", "registered", 0): lambda bridge: list(bridge.processes.names),
+    ("erlang", "whereis", 1): _whereis,
+    ("erlang", "is_process_alive", 1): lambda bridge, pid: type(pid) is Pid and bridge.processes.find(pid) is not None,
+}

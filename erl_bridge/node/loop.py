@@ -1,0 +1,88 @@
+"""The one thread that reads what comes in: waits for sockets, serves them, then lets what they sent go out.
+
+Rule of this file: only the thread of the loop touches the poll; others hand it functions to call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections import deque
+from threading import get_ident
+
+from ..transports.spinner import Spinner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Source(Protocol):
+        """What can be waited for."""
+
+        def on_ready(self, event: int) -> None: ...
+
+
+class Loop:
+    """Serves sources until :meth:`stop`. ``busy()`` says whether other threads of the process are at work."""
+
+    def __init__(self, busy: Callable[[], bool], spin: float) -> None:
+        self.thread = 0
+        self._busy = busy
+        self._sources: dict[int, Source] = {}
+        self._calls: deque[Callable[[], object]] = deque()
+        self._after: list[Callable[[], object]] = []
+        self._running = True
+        self._poll = select.poll()
+        self._wakeup, self._waker = os.pipe()
+        for end in (self._wakeup, self._waker):
+            os.set_blocking(end, False)
+        self._poll.register(self._wakeup, select.POLLIN)
+        self._spinner = Spinner(self._poll.poll, self._poll.poll, spin)
+
+    def run(self) -> None:
+        """Serve, in this thread."""
+        self.thread = get_ident()
+        sources, wait, busy = self._sources, self._spinner.wait, self._busy
+        while self._running:
+            for fd, event in wait(not busy()):
+                if fd == self._wakeup:
+                    self._wake_up()
+                elif (source := sources.get(fd)) is not None:
+                    source.on_ready(event)
+            while self._after:
+                self._after.pop()()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return, from any thread."""
+        self.call(self._stop)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the thread of the loop, soon."""
+        self._calls.append(function)
+        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+            os.write(self._waker, b"x")
+
+    def after(self, function: Callable[[], object]) -> None:
+        """In the thread of the loop: call a function when all that is ready has been served."""
+        self._after.append(function)
+
+    def watch(self, fd: int, source: Source, events: int) -> None:
+        """In the thread of the loop: tell a source when one of the events happens on its descriptor."""
+        self._sources[fd] = source
+        self._poll.register(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """In the thread of the loop: watch a descriptor no more."""
+        if self._sources.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _stop(self) -> None:
+        self._running = False
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wakeup, 4096)
+        while self._calls:
+            self._calls.popleft()()
