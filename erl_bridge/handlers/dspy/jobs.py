@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
-from . import metrics, models, optimizers, programs, schema
+from . import metrics, models, optimizer_options, optimizers, programs, schema
 from .errors import at_work
 from .progress import Progress
 from .rows import read_rows
@@ -21,62 +20,65 @@ from .search import Judge, Search
 
 if TYPE_CHECKING:
     from ...context import Context
-    from .optimizers import Optimizer
 
 
 def optimize_signature(payload: Any, context: Context) -> Any:
     """``:optimize_signature``: the program that an optimizer makes of a signature, or of another program.
 
-    The result is ``%{status: :success, optimized_signature, program, optimization_metrics}``. ``program`` is what
-    ``:predict``, ``:evaluate_pipeline`` and a further ``:optimize_signature`` take; ``optimized_signature`` shows the
-    same to people. ``optimization_metrics`` has ``optimizer``, ``metric``, ``baseline_score`` (of what was given) and
-    ``score`` (of what is returned), both on the validation rows, or on the training rows where there are none;
-    ``trials``, the score of every candidate; ``duration_ms``, ``lm_calls``, ``lm_errors``, ``prompt_tokens``,
+    The result is ``%{status: :success, optimized_signature, program, model, optimization_metrics}``. ``program`` is
+    what ``:predict``, ``:evaluate_pipeline`` and a further ``:optimize_signature`` take; ``optimized_signature`` shows
+    the same to people. ``model`` is nil, or the name of the language model that was fine-tuned for the program.
+    ``optimization_metrics`` has ``optimizer``, ``metric``, ``baseline_score`` (of what was given) and ``score`` (of
+    what is returned), both on the validation rows, or on the training rows where there are none; ``trials``, the score
+    of every candidate and on how many rows; ``duration_ms``, ``lm_calls``, ``lm_errors``, ``prompt_tokens``,
     ``completion_tokens``, ``cost_usd`` (nil if no price is known) and ``cache_hits``.
 
     What is returned is what the optimizer chose, also where its score is no higher than before.
     """
-    request = validate(payload, schema.OptimizeSignature)
-    return _optimize(request, *optimizers.read(request.config), context)
+    return _optimize(validate(payload, schema.OptimizeSignature), optimizer_options.DEFAULT, context)
 
 
 def train_model(payload: Any, context: Context) -> Any:
-    """``:train_model``: a program that has learned from rows, by ``method`` ``:few_shot``, the one there is.
+    """``:train_model``: a program that has learned from rows, by ``method``.
 
-    It is ``:optimize_signature`` with ``:labeled_few_shot`` unless the configuration names another optimizer: the rows
-    become demonstrations as they are. The result is the same.
+    ``:few_shot`` is ``:optimize_signature`` with ``:labeled_few_shot`` unless the configuration names another
+    optimizer: the rows become demonstrations as they are. ``:fine_tune`` is ``:bootstrap_finetune``: the language
+    model itself is taught, and the result's ``model`` is its name. The result is the same.
     """
     request = validate(payload, schema.TrainModel)
-    if request.method != "few_shot":
-        raise invalid("payload.method", "few_shot (this version changes no model's weights)", request.method)
-    return _optimize(request, *optimizers.read(request.config, optimizers.FEW_SHOT), context)
+    return _optimize(request, _METHODS[request.method], context)
 
 
-def _optimize(request: schema.OptimizeSignature, optimizer: Optimizer, options: Any, context: Context) -> Any:
-    program = programs.from_payload_of(request)
-    training = read_rows(request.training_data, program.signature, "payload.training_data", context)
-    validation = training
-    if request.validation_data is not None:
-        validation = read_rows(request.validation_data, program.signature, "payload.validation_data", context)
+_METHODS = {"few_shot": optimizer_options.FEW_SHOT, "fine_tune": optimizer_options.FINE_TUNE}
+
+
+def _optimize(request: schema.OptimizeSignature, optimizer: str, context: Context) -> Any:
     run = Run(context, budget=request.budget)
-    metric = metrics.build(options.metric, program, run)
     with at_work():
+        plan = optimizers.read(request.config, run, optimizer)
+        program = programs.from_payload_of(request)
+        training = read_rows(request.training_data, program.signature, "payload.training_data", context)
+        validation = training
+        if request.validation_data is not None:
+            validation = read_rows(request.validation_data, program.signature, "payload.validation_data", context)
+        metric = metrics.build(plan.options.metric, program, run)
         model = models.build(request.lm, run)
-        judge = Judge(program, validation, metric, run, model.threads(options), Progress(run))
-        training = optimizers.shuffled(training, options.seed)
-        found = Search(optimizer, options, program, training, judge).run(model)
+        judge = Judge(program, validation, metric, run, model.threads(plan.options), Progress(run))
+        found = Search(plan, program, optimizers.shuffled(training, plan.options.seed), judge).run(model)
+    scored_on = found.trials.scored_on(len(validation), found.model)
     return named(
         {
             "status": Atom("success"),
             "optimized_signature": found.program.optimized_signature(),
-            "program": found.program.to_map(found.score, metric.wire),
+            "program": found.program.to_map(found.score, metric.wire, scored_on),
+            "model": found.model,
             "optimization_metrics": named(
                 {
-                    "optimizer": optimizer.name,
+                    "optimizer": plan.optimizer.name,
                     "metric": metric.wire,
                     "baseline_score": found.baseline_score,
                     "score": found.score,
-                    "trials": found.trials,
+                    "trials": found.trials.wire,
                     **run.spent(),
                 }
             ),

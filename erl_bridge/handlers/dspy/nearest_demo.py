@@ -7,11 +7,13 @@ and guesses nothing, so what an optimizer gains with it, it gains by choosing de
 ``local/nearest-demo:DIGEST`` is one that was fine-tuned (``finetuning.py``): what it was taught is a file of examples.
 
 Rule of this file: the same prompt gets the same answer, everywhere and always. It reads the prompts that DSPy's
-``ChatAdapter`` writes: fields under ``[[ ## name ## ]]``, a user and an assistant message for each demonstration.
+``ChatAdapter`` and ``JSONAdapter`` write: fields under ``[[ ## name ## ]]``, a user and an assistant message for each
+demonstration.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HEADER = re.compile(r"^\[\[ ## (\w+) ## \]\]\s*$", re.MULTILINE)
-_REQUEST = "\n\nRespond with the corresponding output fields, starting with the field "
+_REQUEST = re.compile(
+    r"\n\n(Respond with (?:the corresponding output fields, starting with the field"
+    r"|a JSON object in the following order of fields:) )"
+)
 _WANTED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
 _FIELD = re.compile(r"^\d+\. `(\w+)` \((.*?)\):", re.MULTILINE)
 _CHOICES = re.compile(
@@ -75,19 +80,36 @@ def respond(system: str, messages: Sequence[str], learned: Sequence[tuple[str, s
 
     ``learned`` are further pairs of messages, which the model was taught and the prompt does not show.
     """
-    question, _, wanted = messages[-1].rpartition(_REQUEST)
-    names = _WANTED.findall(wanted)[:-1]  # the last one is the marker of the end
+    parts = _REQUEST.split(messages[-1])
+    question, form, wanted = parts[-3:] if len(parts) > 2 else (messages[-1], "", "")
+    as_json = "JSON" in form
+    names = re.findall(r"`(\w+)`", wanted) if as_json else _WANTED.findall(wanted)[:-1]  # without the marker of the end
     shown = zip(messages[0:-1:2], messages[1:-1:2], strict=True)
-    demos = [*shown, *((asked.rpartition(_REQUEST)[0], said) for asked, said in learned if names[0] in _fields(said))]
+    taught = ((_REQUEST.split(asked)[0], said) for asked, said in learned if not {*names}.isdisjoint(_said(said)))
+    demos = [*shown, *taught]
     if demos:
-        known: Mapping[str, str] = _fields(demos[_nearest(question, [asked for asked, _ in demos])][1])
+        known: Mapping[str, str] = _said(demos[_nearest(question, [asked for asked, _ in demos])][1])
     else:
         asked = _fields(question)
         known = follow(system, " ".join(asked.values())) | propose(names, asked)
     default = _defaults(system)
     answers = {name: _answer(known.get(name), default.get(name, _UNKNOWN)) for name in names}
-    parts = [f"[[ ## {name} ## ]]\n{answer}" for name, answer in answers.items()]
-    return "\n\n".join([*parts, f"[[ ## {_COMPLETED} ## ]]"])
+    if as_json:
+        return json.dumps(answers, ensure_ascii=False)
+    sections = [f"[[ ## {name} ## ]]\n{answer}" for name, answer in answers.items()]
+    return "\n\n".join([*sections, f"[[ ## {_COMPLETED} ## ]]"])
+
+
+def _said(message: str) -> Mapping[str, str]:
+    """The fields of an assistant's message, in either form."""
+    if not message.startswith("{"):
+        return _fields(message)
+    try:
+        return {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(message).items()
+        }
+    except ValueError:
+        return {}
 
 
 def _answer(of_demo: str | None, default: str) -> str:

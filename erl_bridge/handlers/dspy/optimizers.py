@@ -1,97 +1,133 @@
-"""The optimizers: one table from a name to the options it takes and how it is run.
+"""The optimizers: one table from a name to the options it takes, what it needs and how it is run.
 
-Rule of this file: a new optimizer is a struct of options, a function and a line in :data:`OPTIMIZERS`; validation and
-error messages come from there.
+Rule of this file: a new optimizer is a struct of options, a function and a line in :data:`OPTIMIZERS`; validation,
+error messages and documentation (``docs/optimizers.md``, ``priv/optimizers.eterm``) come from there.
 
-``seed`` shuffles the training rows before the optimizer sees them, so each seed is a run of its own and every run can
-be repeated; without a seed the rows keep their order. What else these optimizers draw at random, DSPy draws with
-fixed seeds.
+``seed`` makes runs repeatable: it shuffles the training rows before the optimizer sees them, and it is the seed of what
+the optimizer draws itself. Without one the rows keep their order, and DSPy's own fixed seeds hold.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import math
 import os
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import dspy
-from msgspec import Meta, Struct
+from dspy.clients.utils_finetune import TrainDataFormat
+from dspy.teleprompt.teleprompt import Teleprompter
 
+from ...error_map import missing_package
+from ...errors import InvalidRequest, OptimizationError
 from ...refusals import invalid
 from ...terms import Atom
 from ...validation import validate
-from .schema import Metric, Positive, Threads
+from . import models, modules, programs, selecting
+from . import optimizer_options as opts
 from .signatures import by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .metrics import Scorer
+    from .programs import Program
+    from .run import Run
+    from .trials import Trials
 
-DEFAULT = "bootstrap_few_shot"
-FEW_SHOT = "labeled_few_shot"  # what trains without asking the model
 PATH = "payload.config"
 
-Count = Annotated[int, Meta(ge=0)]
+_MODELS = ("prompt_model", "reflection_lm", "teacher")  # options that are settings of a language model
+_OF_THE_WHOLE = ("metric", "num_threads", "seed")  # what an optimizer within another one takes from that
 
 
-class Options(Struct, kw_only=True):
-    """What every optimizer takes."""
-
-    optimizer: str = DEFAULT
-    metric: Metric = "exact_match"
-    num_threads: Threads | None = None
-    seed: int | None = None
+# -- the table ---------------------------------------------------------------------------------------------------------
 
 
-class LabeledFewShot(Options, kw_only=True):
-    """``labeled_few_shot``: ``max_labeled_demos`` rows of the training data, chosen at random, as demonstrations."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An optimizer with its options, the language models they name, and the plans within it."""
 
-    max_labeled_demos: Count = 16
-
-
-class BootstrapFewShot(LabeledFewShot, kw_only=True):
-    """``bootstrap_few_shot``: up to ``max_demos`` answers of the model that the metric takes as right (where it is a
-    number, at least ``metric_threshold``), and rows of the training data up to ``max_labeled_demos`` in all."""
-
-    max_demos: Count = 4
-    max_rounds: Positive = 1
-    max_errors: Positive = 10
-    metric_threshold: float | None = None
-
-
-class RandomSearch(BootstrapFewShot, kw_only=True):
-    """``bootstrap_few_shot_with_random_search``: the best of ``num_candidates`` such choices and three plain ones, by
-    their score on the validation rows; it stops early at ``stop_at_score`` (0.0 to 1.0)."""
-
-    max_demos: Positive = 4
-    num_candidates: Positive = 16
-    stop_at_score: float | None = None
+    optimizer: Optimizer
+    options: Any
+    models: Mapping[str, Any]
+    parts: Mapping[str, Plan]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an optimizer is given: a module of DSPy, examples, a metric and options."""
+    """What an optimizer is given: a program and a module of DSPy made of it, examples, a metric, a plan."""
 
+    program: Program
     student: Any
     trainset: list[Any]
     valset: list[Any]
     metric: Scorer
-    options: Any
+    plan: Plan
     num_threads: int
+    lm: Any
+    trials: Trials
+
+    @property
+    def options(self) -> Any:
+        return self.plan.options
+
+    def model(self, name: str) -> Any:
+        """The language model of an option, None where it is not set."""
+        return self.plan.models.get(name)
+
+    @property
+    def teacher_settings(self) -> dict[str, Any]:
+        teacher = self.model("teacher")
+        return {} if teacher is None else {"lm": teacher}
 
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """One line of the table. ``trials`` tells how many candidates it scores on the validation rows; None is none."""
+    """One line of the table.
+
+    ``compile`` gives the module that it made, or a whole program where that has other modules than the student
+    (``reshapes``). ``trials`` tells how many candidates it scores on the validation rows, None where nobody knows;
+    ``scores`` what they are scored on.
+    """
 
     name: str
-    options: type[Options]
+    about: str
+    options: type[opts.Options]
     compile: Callable[[Task], Any]
-    trials: Callable[[Any], int] | None = None
+    trials: Callable[[Task], int | None] = lambda task: None
+    check: Callable[[Any, str], None] = lambda options, path: None
     aliases: tuple[str, ...] = ()
+    package: str | None = None
+    reshapes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What an optimizer made: a program, and the module of DSPy that works as it does. ``model`` is the name of the
+    language model that goes with it, where that was made too."""
+
+    program: Program
+    module: Any
+    model: str | None = None
+
+
+def optimize(task: Task) -> Compiled:
+    """Let an optimizer work. Raises whatever DSPy raises."""
+    random.seed(task.options.seed or 0)  # for whoever draws without a seed of its own
+    # Optimizers print, and draw bars on standard output whatever they are told.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        made = task.plan.optimizer.compile(task)
+    if isinstance(made, programs.Program):
+        return Compiled(made, made.build())
+    tuned = {predictor.lm.model for predictor in made.predictors() if predictor.lm is not None} - {task.lm.model}
+    return Compiled(task.program.after(made), made, next(iter(tuned), None))
+
+
+# -- demonstrations ----------------------------------------------------------------------------------------------------
 
 
 def _labeled_few_shot(task: Task) -> Any:
@@ -100,7 +136,7 @@ def _labeled_few_shot(task: Task) -> Any:
 
 
 def _bootstrap_few_shot(task: Task) -> Any:
-    optimizer = dspy.BootstrapFewShot(metric=task.metric, **_bootstrap_arguments(task.options))
+    optimizer = dspy.BootstrapFewShot(metric=task.metric, **_bootstrap_arguments(task))
     return optimizer.compile(task.student, trainset=task.trainset)
 
 
@@ -110,51 +146,517 @@ def _random_search(task: Task) -> Any:
         num_candidate_programs=task.options.num_candidates,
         num_threads=task.num_threads,
         stop_at_score=None if task.options.stop_at_score is None else 100 * task.options.stop_at_score,
-        **_bootstrap_arguments(task.options),
+        **_bootstrap_arguments(task),
     )
     return optimizer.compile(task.student, trainset=task.trainset, valset=task.valset)
 
 
-def _bootstrap_arguments(options: BootstrapFewShot) -> dict[str, Any]:
+def _bootstrap_arguments(task: Task) -> dict[str, Any]:
+    options = task.options
     return {
         "max_bootstrapped_demos": options.max_demos,
         "max_labeled_demos": options.max_labeled_demos,
         "max_rounds": options.max_rounds,
         "max_errors": options.max_errors,
         "metric_threshold": options.metric_threshold,
+        "teacher_settings": task.teacher_settings,
     }
 
 
+def _with_optuna(task: Task) -> Any:
+    """DSPy's own draws with another seed every time; otherwise it is the same."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    chooser = dspy.BootstrapFewShotWithOptuna(metric=task.metric, num_threads=task.num_threads)
+    bootstrap = dspy.BootstrapFewShot(metric=task.metric, **_bootstrap_arguments(task))
+    chooser.valset, chooser.student = task.valset, task.student.reset_copy()
+    chooser.compiled_teleprompter = bootstrap.compile(task.student, trainset=task.trainset)
+    if not all(predictor.demos for predictor in chooser.compiled_teleprompter.predictors()):
+        raise OptimizationError("no row became a demonstration, so there is nothing to choose from")
+    sampler = optuna.samplers.TPESampler(seed=task.options.seed or 0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(chooser.objective, n_trials=task.options.num_candidates)
+    return study.best_trial.user_attrs["program"]
+
+
+def _knn(task: Task) -> Program:
+    student, options = task.student, task.options
+    if options.bootstrap:
+        bootstrap = dspy.BootstrapFewShot(
+            metric=task.metric,
+            metric_threshold=options.metric_threshold,
+            max_bootstrapped_demos=len(task.trainset),
+            max_labeled_demos=0,
+            teacher_settings=task.teacher_settings,
+        )
+        student = bootstrap.compile(student, trainset=task.trainset)
+        for predictor in student.predictors():
+            predictor.demos = [*predictor.demos, *bootstrap.validation]
+    else:
+        student = dspy.LabeledFewShot(k=len(task.trainset)).compile(student, trainset=task.trainset, sample=False)
+    learned, inner = task.program.after(student), task.program.module
+    vectorizer = selecting.read_vectorizer(options.vectorizer, f"{PATH}.vectorizer")
+    given = {"k": options.k, "vectorizer": vectorizer}
+    if inner.kind.name == "nearest":
+        return programs.Program(replace(inner, options={**inner.options, **given}), learned.predictors)
+    outer = modules.Module(modules.KINDS["nearest"], inner.signature, {**given, "module": inner})
+    return programs.compose(outer, {"module": learned})
+
+
+def _check_knn(options: opts.KnnFewShot, path: str) -> None:
+    selecting.read_vectorizer(options.vectorizer, f"{path}.vectorizer")
+
+
+# -- instructions ------------------------------------------------------------------------------------------------------
+
+
+def _copro(task: Task) -> Any:
+    options = task.options
+    optimizer = dspy.COPRO(
+        prompt_model=task.model("prompt_model"),
+        metric=task.metric,
+        breadth=options.breadth,
+        depth=options.depth,
+        init_temperature=options.init_temperature,
+    )
+    # It only scores on the rows it is given, so it is given those for that.
+    return optimizer.compile(
+        task.student, trainset=task.valset, eval_kwargs={"num_threads": task.num_threads, "display_progress": False}
+    )
+
+
+def _copro_trials(task: Task) -> int | None:
+    return task.options.breadth * task.options.depth if len(task.program.predictors) == 1 else None
+
+
+def _mipro(task: Task) -> Any:
+    options = task.options
+    optimizer = dspy.MIPROv2(
+        metric=task.metric,
+        prompt_model=task.model("prompt_model"),
+        teacher_settings=task.teacher_settings,
+        max_bootstrapped_demos=options.max_demos,
+        max_labeled_demos=options.max_labeled_demos,
+        auto=_mipro_auto(options),
+        num_candidates=options.num_candidates,
+        num_threads=task.num_threads,
+        seed=options.seed or 0,
+        init_temperature=options.init_temperature,
+        metric_threshold=options.metric_threshold,
+    )
+    return optimizer.compile(
+        task.student,
+        trainset=task.trainset,
+        valset=task.valset,
+        num_trials=options.num_trials,
+        minibatch=_minibatch(task),
+        minibatch_size=min(options.minibatch_size, len(task.valset)),
+        minibatch_full_eval_steps=options.minibatch_full_eval_steps,
+    )
+
+
+def _mipro_auto(options: opts.Mipro) -> opts.Auto | None:
+    return options.auto or (None if options.num_trials is not None else "light")
+
+
+def _minibatch(task: Task) -> bool:
+    least = dspy.teleprompt.mipro_optimizer_v2.MIN_MINIBATCH_SIZE if _mipro_auto(task.options) else 0
+    return bool(len(task.valset) > max(task.options.minibatch_size, least))
+
+
+def _mipro_trials(task: Task) -> int:
+    options, auto = task.options, _mipro_auto(task.options)
+    trials = options.num_trials
+    if auto is not None:  # as MIPROv2 has it
+        candidates = dspy.teleprompt.mipro_optimizer_v2.AUTO_RUN_SETTINGS[auto]["n"]
+        variables = len(task.program.predictors) * (2 if options.max_demos or options.max_labeled_demos else 1)
+        trials = int(max(2 * variables * math.log2(candidates), 1.5 * candidates))
+    if not _minibatch(task):
+        return int(trials + 1)
+    steps = options.minibatch_full_eval_steps
+    return int(trials + trials // steps + 1 + (trials % steps != 0))
+
+
+def _check_mipro(options: opts.Mipro, path: str) -> None:
+    by_hand = (options.num_candidates, options.num_trials)
+    if options.auto is not None and by_hand != (None, None):
+        raise InvalidRequest(f"{path}: expected either auto, or num_candidates and num_trials")
+    if None in by_hand and by_hand != (None, None):
+        raise InvalidRequest(f"{path}: expected num_candidates and num_trials together")
+
+
+def _simba(task: Task) -> Any:
+    options = task.options
+    size = min(options.batch_size, len(task.trainset))
+    optimizer = dspy.SIMBA(
+        metric=task.trials.watched(task.metric, size),
+        bsize=size,
+        num_candidates=options.num_candidates,
+        max_steps=options.max_steps,
+        max_demos=options.max_demos,
+        prompt_model=task.model("prompt_model"),
+        teacher_settings=task.teacher_settings or None,
+        num_threads=task.num_threads,
+    )
+    return optimizer.compile(task.student, trainset=task.trainset, seed=options.seed or 0)
+
+
+def _gepa(task: Task) -> Any:
+    options = task.options
+    budgets = {name: getattr(options, name) for name in ("auto", "max_full_evals", "max_metric_calls")}
+    if not any(budgets.values()):
+        budgets["auto"] = "light"
+    optimizer = dspy.GEPA(
+        metric=task.metric.with_feedback,
+        **budgets,
+        reflection_minibatch_size=options.reflection_minibatch_size,
+        candidate_selection_strategy=options.candidate_selection_strategy,
+        skip_perfect_score=options.skip_perfect_score,
+        use_merge=options.use_merge,
+        max_merge_invocations=options.max_merge_invocations,
+        num_threads=task.num_threads,
+        reflection_lm=task.model("reflection_lm") or task.lm,
+        warn_on_score_mismatch=False,
+        seed=options.seed or 0,
+    )
+    return optimizer.compile(task.student, trainset=task.trainset, valset=task.valset)
+
+
+def _check_gepa(options: opts.Gepa, path: str) -> None:
+    given = [name for name in ("auto", "max_full_evals", "max_metric_calls") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise InvalidRequest(f"{path}: expected one of auto, max_full_evals and max_metric_calls, got {given}")
+
+
+def _infer_rules(task: Task) -> Any:
+    optimizer = dspy.InferRules(
+        metric=task.metric,
+        num_candidates=task.options.num_candidates,
+        num_rules=task.options.num_rules,
+        num_threads=task.num_threads,
+        **_bootstrap_arguments(task),
+    )
+    return optimizer.compile(task.student, trainset=task.trainset, valset=task.valset)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+class _Finetune(dspy.BootstrapFinetune):  # type: ignore[misc]
+    def _prepare_finetune_data(self, *args: Any, **kwargs: Any) -> Any:
+        data, kind = super()._prepare_finetune_data(*args, **kwargs)
+        if not data:
+            raise OptimizationError("no answer was right, so there is nothing to teach the model")
+        return data, kind
+
+
+def _finetune(task: Task) -> Any:
+    options, student = task.options, task.student
+    for predictor in student.predictors():
+        predictor.lm = predictor.lm or task.lm
+    if options.data == "rows":
+        return _taught_rows(task)
+    optimizer = _Finetune(
+        metric=task.metric,
+        train_kwargs=options.train_kwargs,
+        exclude_demos=options.exclude_demos,
+        num_threads=task.num_threads,
+    )
+    teacher = student.deepcopy()
+    if task.model("teacher") is not None:
+        teacher.set_lm(task.model("teacher"))
+    return optimizer.compile(student, trainset=task.trainset, teacher=teacher)
+
+
+def _taught_rows(task: Task) -> Any:
+    predictor, *others = task.student.predictors()
+    wanted = set(predictor.signature.output_fields)
+    if others or not wanted <= {field.name for field in task.program.signature.outputs}:
+        raise InvalidRequest(
+            f"{PATH}.data: the rows do not have all that the predictors of the module answer; teach it answers instead"
+        )
+    adapter = dspy.ChatAdapter()
+    data = [
+        adapter.format_finetune_data(
+            signature=predictor.signature,
+            demos=[] if task.options.exclude_demos else predictor.demos,
+            inputs=dict(example.inputs()),
+            outputs={name: example[name] for name in predictor.signature.output_fields},
+        )
+        for example in task.trainset
+    ]
+    job = {
+        "lm": predictor.lm,
+        "train_data": data,
+        "train_data_format": TrainDataFormat.CHAT,
+        "train_kwargs": task.options.train_kwargs,
+    }
+    predictor.lm = dspy.BootstrapFinetune.finetune_lms({predictor: job})[predictor]
+    if task.options.exclude_demos:
+        predictor.demos = []
+    return task.student
+
+
+# -- several together --------------------------------------------------------------------------------------------------
+
+
+class _Step(Teleprompter):  # type: ignore[misc]
+    """A plan as an optimizer of DSPy. It keeps the error that BetterTogether only logs."""
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        self._task = task
+        self._plan = plan
+        self.error: Exception | None = None
+
+    def compile(self, student: Any, *, trainset: list[Any], valset: list[Any]) -> Any:
+        task = replace(self._task, plan=self._plan, student=student, trainset=trainset, valset=valset)
+        try:
+            return self._plan.optimizer.compile(task)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _better_together(task: Task) -> Any:
+    steps = {name: _Step(task, plan) for name, plan in task.plan.parts.items()}
+    optimizer = dspy.BetterTogether(metric=task.metric, **steps)
+    task.student.set_lm(task.lm)
+    made = optimizer.compile(
+        task.student,
+        trainset=task.trainset,
+        valset=task.valset,
+        num_threads=task.num_threads,
+        seed=task.options.seed or 0,
+        strategy=task.options.strategy,
+    )
+    for step in steps.values():
+        if step.error is not None:
+            raise step.error
+    return made
+
+
+def _check_better_together(options: opts.BetterTogether, path: str) -> None:
+    names = [name.strip() for name in options.strategy.split("->")]
+    known = by_name(_steps_of(options), f"{path}.steps")
+    for name in names:
+        if name not in known:
+            raise invalid(f"{path}.strategy", f"steps joined by ->, each one of {', '.join(known)}", options.strategy)
+    options.strategy = dspy.BetterTogether.STRAT_SEP.join(names)
+
+
+def _steps_of(options: opts.BetterTogether) -> Any:
+    default = {"p": {"optimizer": "bootstrap_few_shot_with_random_search"}, "w": {"optimizer": opts.FINE_TUNE}}
+    return default if options.steps is None else options.steps
+
+
+def _ensemble(task: Task) -> Program:
+    options = task.options
+    if options.programs is not None:
+        members = _given_members(task)
+    else:
+        members = [_new_member(task, number) for number in range(options.size or 3)]
+    shapes = {"members": tuple(member.module for member in members)}
+    outer = modules.Module(modules.KINDS["ensemble"], task.program.signature, shapes)
+    return programs.compose(outer, dict(zip((name for name, _ in selecting.parts(outer)), members, strict=True)))
+
+
+def _given_members(task: Task) -> list[Program]:
+    options = task.options
+    path = f"{PATH}.programs"
+    if not isinstance(options.programs, list) or not 1 <= len(options.programs) <= 1000:
+        raise invalid(path, "a list of 1 to 1000 programs", options.programs)
+    members = [programs.from_map(value, f"{path}[{index}]") for index, value in enumerate(options.programs)]
+    fields = [(field.name, field.type) for field in task.program.signature.fields]
+    for index, member in enumerate(members):
+        if [(field.name, field.type) for field in member.signature.fields] != fields:
+            raise InvalidRequest(f"{path}[{index}]: it has other fields than the signature; an ensemble has one task")
+    size = min(options.size or selecting.MAX_MEMBERS, len(members))
+    return members if size == len(members) else random.Random(options.seed or 0).sample(members, size)
+
+
+def _new_member(task: Task, number: int) -> Program:
+    plan = task.plan.parts["member"]
+    rows = shuffled(task.trainset, (task.options.seed or 0) + number)
+    inner = replace(task, plan=plan, student=task.program.build(), trainset=rows)
+    return task.program.after(plan.optimizer.compile(inner))
+
+
 OPTIMIZERS = (
-    Optimizer("labeled_few_shot", LabeledFewShot, _labeled_few_shot),
-    Optimizer("bootstrap_few_shot", BootstrapFewShot, _bootstrap_few_shot),
+    Optimizer(
+        "labeled_few_shot",
+        "rows of the training data, chosen at random, become demonstrations; the model is not asked",
+        opts.LabeledFewShot,
+        _labeled_few_shot,
+    ),
+    Optimizer(
+        "bootstrap_few_shot",
+        "answers of the model that the metric takes as right become demonstrations, and rows fill up the rest",
+        opts.BootstrapFewShot,
+        _bootstrap_few_shot,
+    ),
     Optimizer(
         "bootstrap_few_shot_with_random_search",
-        RandomSearch,
+        "the best of many such choices by their score on the validation rows",
+        opts.RandomSearch,
         _random_search,
-        trials=lambda options: options.num_candidates + 3,
+        trials=lambda task: task.options.num_candidates + 3,
         aliases=("random_search",),
+    ),
+    Optimizer(
+        "bootstrap_few_shot_with_optuna",
+        "for each predictor the one demonstration that Optuna finds best on the validation rows",
+        opts.WithOptuna,
+        _with_optuna,
+        trials=lambda task: task.options.num_candidates,
+        aliases=("optuna",),
+        package="optuna",
+    ),
+    Optimizer(
+        "knn_few_shot",
+        "each prediction shows the training rows that are most like its input; the rows become part of the program. "
+        "Give validation rows of their own: a training row finds itself",
+        opts.KnnFewShot,
+        _knn,
+        check=_check_knn,
+        aliases=("knn",),
+        package="numpy",
+        reshapes=True,
+    ),
+    Optimizer(
+        "copro",
+        "a language model writes instructions, round after round from the scores of those before, on the validation "
+        "rows; it sees no rows",
+        opts.Copro,
+        _copro,
+        trials=_copro_trials,
+    ),
+    Optimizer(
+        "mipro_v2",
+        "a language model writes instructions for the data, and Optuna finds the best of them together with the best "
+        "demonstrations, on the validation rows",
+        opts.Mipro,
+        _mipro,
+        trials=_mipro_trials,
+        check=_check_mipro,
+        aliases=("mipro", "miprov2"),
+        package="optuna",
+    ),
+    Optimizer(
+        "simba",
+        "step by step, from rows that go well at one time and badly at another: advice of a language model is added to "
+        "the instructions, or a good answer to the demonstrations",
+        opts.Simba,
+        _simba,
+        package="numpy",
+    ),
+    Optimizer(
+        "gepa",
+        "a language model reads what went wrong, in the feedback of the metric, and writes better instructions; "
+        "candidates that are best at some validation row are bred further",
+        opts.Gepa,
+        _gepa,
+        check=_check_gepa,
+        package="gepa",
+    ),
+    Optimizer(
+        "infer_rules",
+        "demonstrations as `bootstrap_few_shot`, and rules that a language model finds in the rows, the best set of "
+        "them on the validation rows",
+        opts.InferRules,
+        _infer_rules,
+        trials=lambda task: task.options.num_candidates,
+    ),
+    Optimizer(
+        "better_together",
+        "other optimizers one after the other, of prompts (`p`) and of weights (`w`) by turns; the best after any step",
+        opts.BetterTogether,
+        _better_together,
+        check=_check_better_together,
+    ),
+    Optimizer(
+        "ensemble",
+        "several programs that vote: those given, or new ones",
+        opts.Ensemble,
+        _ensemble,
+        reshapes=True,
+    ),
+    Optimizer(
+        "bootstrap_finetune",
+        "teaches the language model itself, through the provider that DSPy has for it; the result's `model` is the "
+        "name to give as `lm` from then on",
+        opts.BootstrapFinetune,
+        _finetune,
+        aliases=("fine_tune",),
     ),
 )
 _BY_NAME = {name: optimizer for optimizer in OPTIMIZERS for name in (optimizer.name, *optimizer.aliases)}
 
 # Names of DSPy for options that go by another here.
-_ALIASES = {"max_bootstrapped_demos": "max_demos", "num_candidate_programs": "num_candidates", "k": "max_labeled_demos"}
+_ALIASES = {
+    "max_bootstrapped_demos": "max_demos",
+    "num_candidate_programs": "num_candidates",
+    "k": "max_labeled_demos",
+    "bsize": "batch_size",
+}
 
 
-def read(config: Any, default: str = DEFAULT) -> tuple[Optimizer, Any]:
-    """The optimizer that ``payload.config`` names and an instance of its options. Raises :class:`InvalidRequest`."""
-    pairs = by_name({} if config is None else config, PATH)
+# -- from payloads -----------------------------------------------------------------------------------------------------
+
+
+def read(
+    config: Any, run: Run, default: str = opts.DEFAULT, path: str = PATH, whole: Mapping[str, Any] | None = None
+) -> Plan:
+    """The optimizer that a configuration names, with its options read. Raises :class:`InvalidRequest`.
+
+    ``whole`` are the options of the optimizer that this one works for.
+    """
+    pairs = by_name({} if config is None else config, path)
     name = pairs.get("optimizer", (None, default))[1]
     if not isinstance(name, (Atom, str)) or str(name) not in _BY_NAME:
-        raise invalid(f"{PATH}.optimizer", f"one of {', '.join(_BY_NAME)}", name)
+        raise invalid(f"{path}.optimizer", f"one of {', '.join(_BY_NAME)}", name)
     optimizer = _BY_NAME[str(name)]
+    if whole is not None and (optimizer.reshapes or optimizer.options is opts.BetterTogether):
+        raise InvalidRequest(f"{path}.optimizer: {optimizer.name} is no step of another optimizer")
+    for own in _OF_THE_WHOLE if whole is not None else ():
+        if own in pairs:
+            raise InvalidRequest(f"{path}.{own}: it is that of the whole; leave it out")
+    options = validate({**_our_names(pairs, optimizer), **(whole or {})}, optimizer.options, path)
+    optimizer.check(options, path)
+    _check_package(optimizer)
+    given = {option: getattr(options, option, None) for option in _MODELS}
+    lms = {option: models.build(lm, run, f"{path}.{option}").lm for option, lm in given.items() if lm is not None}
+    shared = {option: getattr(options, option) for option in _OF_THE_WHOLE}
+    parts = {
+        part: read(value, run, path=f"{path}.{place}", whole=shared)
+        for part, (place, value) in _parts(options, path).items()
+    }
+    return Plan(optimizer, options, lms, parts)
+
+
+def _our_names(pairs: Mapping[str, tuple[Any, Any]], optimizer: Optimizer) -> dict[Any, Any]:
     taken = optimizer.options.__struct_fields__
-    given: dict[Any, Any] = {}
+    found: dict[Any, Any] = {}
     for text, (key, value) in pairs.items():
         known = _ALIASES.get(text)
-        given[known if known in taken and known not in pairs else key] = value
-    return optimizer, validate(given, optimizer.options, PATH)
+        found[known if known in taken and known not in pairs and text not in taken else key] = value
+    return found
+
+
+def _parts(options: Any, path: str) -> dict[str, tuple[str, Any]]:
+    """Configurations within this one, by the name of the part: its place and what is there."""
+    if isinstance(options, opts.BetterTogether):
+        steps = by_name(_steps_of(options), f"{path}.steps")
+        return {name: (f"steps.{name}", value) for name, (_, value) in steps.items()}
+    if isinstance(options, opts.Ensemble) and options.programs is None:
+        return {"member": ("member", options.member)}
+    return {}
+
+
+def _check_package(optimizer: Optimizer) -> None:
+    package = optimizer.package
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise missing_package(ModuleNotFoundError(f"the optimizer {optimizer.name} needs {package}", name=package))
 
 
 def shuffled(rows: list[Any], seed: int | None) -> list[Any]:
@@ -163,10 +665,3 @@ def shuffled(rows: list[Any], seed: int | None) -> list[Any]:
     if seed is not None:
         random.Random(seed).shuffle(rows)
     return rows
-
-
-def optimize(optimizer: Optimizer, task: Task) -> Any:
-    """The module that the optimizer makes of ``task.student``. Raises whatever DSPy raises."""
-    # Optimizers print, and draw bars on standard output whatever they are told.
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        return optimizer.compile(task)

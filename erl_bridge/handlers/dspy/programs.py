@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -45,6 +45,8 @@ from .schema import Metric, SignatureMap
 from .signatures import by_name, from_payload, read_value, write_value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .modules import Module, Slot
     from .schema import Baseline, OptimizeSignature, Predict
     from .signatures import Field, Signature
@@ -217,6 +219,17 @@ def new(module: Module, path: str = "module") -> Program:
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{path}: DSPy cannot build this module: {error}", context={Atom("path"): path}) from None
     return Program(module, tuple(Predictor(slot) for slot in modules.slots(module, built)))
+
+
+def compose(module: Module, parts: Mapping[str, Program]) -> Program:
+    """A program of a module whose parts, by the prefix of their predictors' names, have learned what these have."""
+    learned = {
+        prefix if one.slot.name == "self" else f"{prefix}.{one.slot.name}": one
+        for prefix, part in parts.items()
+        for one in part.predictors
+    }
+    slots = modules.slots(module, module.build())
+    return Program(module, tuple(replace(learned[slot.name], slot=slot) for slot in slots))
 
 
 def _to_example(demo: Demo) -> Any:

@@ -2,9 +2,10 @@
 
 Rule of this file: at most ten events a second, whatever happens, and one at the end of each phase.
 
-An event has ``phase`` (``:baseline``, ``:optimize`` or ``:evaluate``), ``lm_calls`` and ``elapsed_ms``, and where
-they are known ``done`` and ``total`` (rows of this phase), ``trial`` and ``trials`` (candidates scored, and how many
-there will be), ``score`` (of the last candidate) and ``best_score``, all scores from 0.0 to 1.0.
+An event has ``phase`` (``:baseline``, ``:optimize`` or ``:evaluate``), ``elapsed_ms``, what was spent so far
+(``lm_calls``, ``lm_errors``, ``prompt_tokens``, ``completion_tokens``, ``cost_usd``, ``cache_hits``), and where they
+are known ``done`` and ``total`` (rows of this phase), ``trial`` and ``trials`` (candidates scored, and how many there
+will be), ``score`` (of the last candidate) and ``best_score``, all scores from 0.0 to 1.0.
 """
 
 from __future__ import annotations
@@ -68,4 +69,4 @@ class Progress:
                 return
             self._next_event = now + INTERVAL
             facts = dict(self._facts)
-        self._run.context.progress(**facts, lm_calls=self._run.meter.calls, elapsed_ms=self._run.elapsed_ms)
+        self._run.context.progress(**facts, **self._run.meter.summary(), elapsed_ms=self._run.elapsed_ms)

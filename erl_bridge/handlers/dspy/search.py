@@ -6,6 +6,7 @@ Rule of this file: the same rows and the same metric judge everything, so the sc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from . import optimizers, scoring
@@ -51,20 +52,20 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came of an optimization; ``trials`` as terms."""
+    """What came of an optimization; ``model`` is the name of the language model if that was made."""
 
     program: Program
     score: float
     baseline_score: float
-    trials: list[dict[Any, Any]]
+    trials: Trials
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """An optimizer with its options, the program it starts from, the rows it learns from, and who judges it."""
+    """A plan, the program it starts from, the rows it learns from, and who judges it."""
 
-    optimizer: optimizers.Optimizer
-    options: Any
+    plan: optimizers.Plan
     program: Program
     training: list[Row]
     judge: Judge
@@ -72,29 +73,44 @@ class Search:
     def run(self, model: Model) -> Found:
         """Do it. Raises :class:`BridgeError` for what made the optimizer give up."""
         judge = self.judge
-        trials = Trials(judge.run, judge.progress, self.program, judge.metric)
+        examples = judge.examples()
+        trials = Trials(judge.run, judge.progress, self.program, judge.metric, examples, model.lm.model)
         with model.in_use(trials):
-            module = self.program.build()
             with judge.phase("baseline"):
-                baseline = scoring.mean(judge.outcomes(module))
-                trials.consider(module, baseline)
-            with judge.progress.phase("optimize", **self._trials_to_come()):
-                optimized = self._optimize(module, trials)
-            score = trials.score_of(optimized)
+                before = scoring.scores(judge.outcomes(self.program.build()))
+                trials.consider(self.program, before)
+            task = self._task(model, examples, trials)
+            with judge.progress.phase("optimize", **self._trials_to_come(task)):
+                made = self._optimize(task)
+            trials.models.check()
+            score = None if made.model else trials.score_of(made.program)
             if score is None:  # the optimizer did not score it itself
                 with judge.phase("evaluate"):
-                    score = scoring.mean(judge.outcomes(optimized))
-                    trials.add(optimized, score)
-        return Found(self.program.after(optimized), score, baseline, trials.wire)
+                    after = scoring.scores(judge.outcomes(made.module))
+                    score = fmean(after)
+                    trials.add_program(made.program, after)
+        return Found(made.program, score, fmean(before), trials, made.model)
 
-    def _trials_to_come(self) -> dict[str, int]:
-        return {} if self.optimizer.trials is None else {"trial": 0, "trials": self.optimizer.trials(self.options)}
+    def _task(self, model: Model, examples: list[Any], trials: Trials) -> optimizers.Task:
+        return optimizers.Task(
+            self.program,
+            self.program.build(),
+            [row.example(self.program.signature) for row in self.training],
+            examples,
+            self.judge.metric,
+            self.plan,
+            self.judge.num_threads,
+            model.lm,
+            trials,
+        )
 
-    def _optimize(self, module: Any, trials: Trials) -> Any:
-        judge = self.judge
-        training = [row.example(self.program.signature) for row in self.training]
-        task = optimizers.Task(module, training, judge.examples(), judge.metric, self.options, judge.num_threads)
+    def _trials_to_come(self, task: optimizers.Task) -> dict[str, int]:
+        count = self.plan.optimizer.trials(task)
+        return {} if count is None else {"trial": 0, "trials": count}
+
+    def _optimize(self, task: optimizers.Task) -> optimizers.Compiled:
         try:
-            return optimizers.optimize(self.optimizer, task)
+            return optimizers.optimize(task)
         except Exception as error:
-            raise translate_optimizer(error, self.optimizer.name, trials.last_error) from None
+            task.trials.models.check()
+            raise translate_optimizer(error, self.plan.optimizer.name, task.trials.last_error) from None

@@ -1,20 +1,31 @@
-"""The candidates of an optimizer: each one's score, and the best program so far.
+"""The candidates of an optimizer: each one's score, the best program so far, and whether the models still answer.
 
 Rule of this file: whenever a program scores higher than all before it, it becomes the checkpoint of the request, so
-that a cancel or a deadline does not lose it. It sees the candidates as a callback of DSPy, which runs ``Evaluate``
-for each.
+that a cancel or a deadline does not lose it. A model that is out of order ends the run: DSPy's optimizers take its
+errors for wrong answers and go on.
+
+It sees the candidates as a callback of DSPy, which runs ``Evaluate`` for most of them; :meth:`Trials.watched` is for an
+optimizer that does not. A score over a part of the validation rows, or over training rows, counts as the lower end of
+its confidence interval.
 """
 
 from __future__ import annotations
 
+import threading
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dspy.utils.callback import BaseCallback
 
 from ...vocabulary import named
+from . import confidence
 from .errors import translate
+from .scoring import OUTAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from .metrics import Scorer
     from .programs import Program
     from .progress import Progress
@@ -24,57 +35,150 @@ if TYPE_CHECKING:
 class Trials(BaseCallback):  # type: ignore[misc]
     """What an optimizer tried. ``last_error`` is the last failure of a call of the program."""
 
-    def __init__(self, run: Run, progress: Progress, program: Program, metric: Scorer) -> None:
+    def __init__(
+        self, run: Run, progress: Progress, program: Program, metric: Scorer, rows: Sequence[Any], lm: str
+    ) -> None:
         self._run = run
         self._progress = progress
         self._program = program
         self._metric = metric
-        self._scored: list[tuple[Any, float]] = []
+        self._lm = lm
+        self._rows = {id(row) for row in rows}
+        self._lock = threading.RLock()
+        self._tried: list[dict[str, Any]] = []
+        self._scores: dict[str, float] = {}  # over all rows, by the fingerprint of the program
         self._best: float | None = None
-        self._evaluating: dict[str, tuple[Any, int, int]] = {}
+        self._evaluating: dict[str, Any] = {}
+        self._by_hand: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
+        self._here = threading.local()
+        self.models = Models(run)
         self.last_error: Exception | None = None
 
     @property
     def wire(self) -> list[dict[Any, Any]]:
-        """``[%{trial: 1, score: 0.5}, ...]``"""
-        return [named({"trial": number, "score": score}) for number, (_, score) in enumerate(self._scored, start=1)]
+        """``[%{trial: 1, score: 0.5, rows: 25}, ...]``"""
+        return [named(trial) for trial in self._tried]
 
-    def add(self, module: Any, score: float) -> None:
-        """A candidate was scored."""
-        self._scored.append((module, score))
-        self.consider(module, score)
-        self._progress.note(trial=len(self._scored), score=score)
+    def add(self, module: Any, scores: Sequence[float]) -> None:
+        """A candidate was scored: a module as an optimizer has it, on so many rows."""
+        self.add_program(self._program.after(module), scores)
 
-    def consider(self, module: Any, score: float) -> None:
+    def add_program(self, program: Program, scores: Sequence[float]) -> None:
+        """The same, for a program."""
+        with self._lock:
+            score = fmean(scores)
+            self._tried.append({"trial": len(self._tried) + 1, "score": score, "rows": len(scores)})
+            self.consider(program, scores)
+            self._progress.note(trial=len(self._tried), score=score)
+
+    def consider(self, program: Program, scores: Sequence[float]) -> None:
         """A program was scored, candidate or not; if it is the best so far, it becomes the checkpoint."""
-        if self._best is not None and score <= self._best:
+        score, worth = fmean(scores), fmean(scores)
+        if len(scores) == len(self._rows):
+            self._scores[program.fingerprint()] = score
+        else:
+            worth = (confidence.interval(scores) or [score])[0]
+        if self._best is not None and worth <= self._best:
             return
-        self._best = score
-        program = self._program.after(module).to_map(score, self._metric.wire)
-        self._run.context.checkpoint(named({"score": score, "program": program}))
+        self._best = worth
+        kept = program.to_map(score, self._metric.wire, self.scored_on(len(scores)))
+        self._run.context.checkpoint(named({"score": score, "rows": len(scores), "program": kept}))
         self._progress.note(best_score=score)
 
-    def score_of(self, module: Any) -> float | None:
-        """The score of a candidate, None if this module was none."""
-        return next((score for candidate, score in self._scored if candidate is module), None)
+    def scored_on(self, rows: int, model: str | None = None) -> dict[Any, Any]:
+        """On what a score was reached: so many rows, and a language model."""
+        return named({"rows": rows, "lm": model or self._lm})
+
+    def score_of(self, program: Program) -> float | None:
+        """The score of a program over all rows, None where it was not scored on them."""
+        return self._scores.get(program.fingerprint())
 
     # -- told by DSPy ------------------------------------------------------------------------------------------------
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.models.asked(call_id, instance)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self.models.ended(call_id, exception)
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if hasattr(instance, "simba_idx"):
+            self._here.candidate = instance
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         if isinstance(exception, Exception):
             self.last_error = exception
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        meter = self._run.meter
-        self._evaluating[call_id] = (inputs["program"], meter.calls, meter.errors)
+        rows = inputs.get("devset") or instance.devset
+        if all(id(row) in self._rows for row in rows):  # rows to learn from say nothing
+            self._evaluating[call_id] = inputs["program"]
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        module, calls, errors = self._evaluating.pop(call_id)
-        if exception is not None:
-            return
-        calls, errors = self._run.meter.calls - calls, self._run.meter.errors - errors
-        if calls and calls == errors and self.last_error is not None:
-            # DSPy scores a row that failed 0 and goes on. With nothing but failures the model is out of order.
-            self._run.abort(translate(self.last_error))
-        scores = [score for *_, score in outputs.results]
-        self.add(module, sum(scores) / len(scores))
+        module = self._evaluating.pop(call_id, None)
+        if module is not None and exception is None:
+            self.add(module, [_number(score) for *_, score in outputs.results])
+
+    # -- an optimizer that scores by itself --------------------------------------------------------------------------
+
+    def watched(self, metric: Scorer, size: int) -> Callable[..., float]:
+        """``metric`` for SIMBA, which scores each candidate on ``size`` rows, one after the other or all at once."""
+
+        def scored(example: Any, prediction: Any, trace: Any = None) -> float:
+            score = metric(example, prediction, trace)
+            with self._lock:
+                scores = self._by_hand.setdefault(self._here.candidate, [])
+                scores.append(score)
+                if len(scores) == size:
+                    self._add_new(self._here.candidate, scores)
+            return score
+
+        return scored
+
+    def _add_new(self, module: Any, scores: Sequence[float]) -> None:
+        program = self._program.after(module)
+        if program.fingerprint() not in self._scores:  # the same candidate comes again, to be scored on all rows
+            self._scores.setdefault(f"part of {program.fingerprint()}", fmean(scores))
+            self.add_program(program, scores)
+
+
+class Models:
+    """Whether the language models of a run answer: it ends when one of them only fails.
+
+    :data:`OUTAGE` failures in a row end it at once, of any model; :meth:`check` ends it when one never answered.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._calls: dict[str, Any] = {}
+        self._failures: dict[Any, int] = {}  # in a row
+        self._answered: set[Any] = set()
+        self._errors: dict[Any, BaseException] = {}
+
+    def asked(self, call_id: str, lm: Any) -> None:
+        self._calls[call_id] = (lm.model, lm.kwargs.get("api_base"))
+
+    def ended(self, call_id: str, exception: BaseException | None) -> None:
+        with self._lock:
+            model = self._calls.pop(call_id)
+            if exception is None:
+                self._answered.add(model)
+                self._failures[model] = 0
+                return
+            self._failures[model] = self._failures.get(model, 0) + 1
+            self._errors[model] = exception
+            over = self._failures[model] >= OUTAGE
+        if over and isinstance(exception, Exception):
+            self._run.abort(translate(exception))
+
+    def check(self) -> None:
+        """Raise the error of a model that was asked and has not answered once."""
+        for model, error in self._errors.items():
+            if model not in self._answered and isinstance(error, Exception):
+                raise translate(error)
+
+
+def _number(score: Any) -> float:
+    """A score as an optimizer has it: GEPA's come with feedback."""
+    return float(score.score if hasattr(score, "score") else score)
