@@ -56,8 +56,8 @@ class Lane:
 class OrderedLane:
     """At most ``size`` pieces of work at once, and of those with the same key one after the other, as they came.
 
-    ``order(work)`` gives the key and how many bytes the work takes while it waits. Once they are more than
-    ``max_waiting`` in all, no more is taken.
+    ``order(work)`` gives the key and how many bytes the work takes. What would make those of all that waits for its
+    turn more than ``max_waiting`` is refused, unless nothing waits.
     """
 
     def __init__(self, name: str, size: int, order: Callable[[Any], tuple[Hashable, int]], max_waiting: int) -> None:
@@ -108,11 +108,11 @@ class OrderedLane:
             self._idle -= 1
             key = self._ready.popleft()
             function, work, size = self._queues[key].popleft()
+            self._bytes -= size  # before the answer, after which the client may send as much again
         try:
             function(work)
         finally:
             with self._changed:
-                self._bytes -= size
                 if self._queues[key]:
                     self._ready.append(key)
                     self._changed.notify()

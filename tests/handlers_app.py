@@ -212,6 +212,7 @@ def trace(payload: Any, context: Context) -> Any:
     return context.trace
 
 
+@app.handler("rows_inline", run="inline")
 @both("rows")
 def rows(payload: Any, context: Context) -> Any:
     found = context.rows(payload["rows"])

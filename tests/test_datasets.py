@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,3 +178,204 @@ def test_what_is_idle_is_dropped(start: Start, tmp_path: Path) -> None:
     while files(tmp_path):
         bridge.ok("ping")
     assert bridge.error("dataset_status", TEN)["error_type"] is a("transfer_error")
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+BEGIN, CHUNK = "dataset_begin", "data_chunk"
+DIGITS = "expected 64 lower-case hexadecimal digits, got"
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (BEGIN, {}, "payload: the required key transfer_id is missing"),
+    (BEGIN, {"transfer_id": ""}, 'payload.transfer_id: expected a binary of 1 to 255 bytes, got ""'),
+    (BEGIN, {"transfer_id": 5}, "payload.transfer_id: expected a binary, got 5"),
+    (BEGIN, {**TEN, "format": a("json")}, "payload.format: expected one of :etf, got :json"),
+    (BEGIN, {**TEN, "compression": a("lzma")},
+     "payload.compression: expected one of :none, :zlib, :zstd, got :lzma"),
+    (BEGIN, {**TEN, "chunk_count": 0}, "payload.chunk_count: expected an integer from 1 to 1000000, got 0"),
+    (BEGIN, {**TEN, "total_bytes": -1},
+     "payload.total_bytes: expected an integer from 0 to 4611686018427387904, got -1"),
+    (BEGIN, {**TEN, "sha256": b"\xff"},
+     "payload.sha256: expected 32 bytes or 64 hexadecimal digits, got b'\\xff'"),
+    (BEGIN, {**TEN, "dataset_id": "../x"}, f'payload.dataset_id: {DIGITS} "../x"'),
+    (BEGIN, {**TEN, "chunks": 5},
+     'payload: unknown key "chunks"; the keys are transfer_id, format, compression, '
+     "chunk_count, total_bytes, sha256, dataset_id"),
+    (CHUNK, TEN, "payload: the required key chunk_index is missing"),
+    (CHUNK, chunk(0, chunk_index=-1),
+     "payload.chunk_index: expected an integer from 0 to 4611686018427387904, got -1"),
+    (CHUNK, chunk(0, chunk_index=None), "payload.chunk_index: expected an integer that is not negative, got nil"),
+    (CHUNK, chunk(0, data=[1, 2]), "payload.data: expected a binary, got [1, 2]"),
+    (CHUNK, chunk(0, is_final=1), "payload.is_final: expected a boolean, got 1"),
+    (CHUNK, chunk(0, crc32=1 << 32), "payload.crc32: expected an integer from 0 to 4294967295, got 4294967296"),
+    (CHUNK, chunk(0, dataset_id=5), f"payload.dataset_id: {DIGITS} 5"),
+    ("dataset_status", {"transfer": "x"},
+     'payload: unknown key "transfer" (did you mean "transfer_id"?); the keys are transfer_id, dataset_id'),
+    ("dataset_drop", {}, "payload: the required key transfer_id is missing"),
+]  # fmt: skip
+
+
+def test_payloads_that_do_not_fit(start: Start) -> None:
+    bridge = start()
+    for name, payload, message in REFUSED:
+        error = bridge.error(name, payload)
+        assert (error["message"], error["error_type"]) == (message, a("invalid_request"))
+    assert keys(bridge.ok("dataset_status"))["transfers"] == 0
+
+
+def test_a_damaged_chunk_is_sent_again(start: Start) -> None:
+    bridge = start()
+    bridge.ok("dataset_begin", TEN)
+    crc = zlib.crc32(CHUNKS[0])
+    error = bridge.error("data_chunk", chunk(0, data=CHUNKS[0][:-1] + b"x", crc32=crc))
+    assert error["message"].startswith("chunk 0 is damaged: its crc32 is ")
+    assert keys(error["context"])["dropped"] is False
+    assert keys(bridge.ok("data_chunk", chunk(0, crc32=crc))) == {"received": 1, "next": 1}
+
+
+def test_digests_are_taken_in_both_forms(start: Start) -> None:
+    bridge = start()
+    for digest in (hashlib.sha256(SENT).digest(), hashlib.sha256(SENT).hexdigest().upper()):
+        bridge.ok("dataset_begin", {**TEN, "sha256": digest, "total_bytes": len(SENT), "chunk_count": 1})
+        assert keys(bridge.ok("data_chunk", {**TEN, "chunk_index": 0, "data": SENT}))["dataset_id"] == ID
+        bridge.ok("dataset_drop", TEN)
+
+
+def test_chunks_of_text_are_bytes_like_others(start: Start) -> None:
+    """A binary that is valid UTF-8 arrives as a str."""
+    bridge = start()
+    bridge.ok("dataset_begin", TEN)
+    sent = stream([{"text": "äöü" * 100}])
+    chunks = [sent[:40], sent[40:100], sent[100:]]
+    for index in range(3):
+        answer = keys(bridge.ok("data_chunk", chunk(index, chunks)))
+    assert answer["dataset_id"] == dataset_id([{"text": "äöü" * 100}])
+
+
+LONG = zlib.compress(stream([{"text": "x" * 10_000_000}])) * 10  # takes long to inflate, and little to make
+
+
+def begin_long(bridge: BridgeProcess) -> Any:
+    """Send a chunk that takes long to handle; the id of the request."""
+    bridge.ok("dataset_begin", {**TEN, "compression": a("zlib")})
+    return bridge.send("data_chunk", {**TEN, "chunk_index": 0, "data": LONG})
+
+
+def end_long(bridge: BridgeProcess) -> None:
+    answer = bridge.ok("data_chunk", {**TEN, "chunk_index": 1, "data": b"", "is_final": True})
+    assert keys(answer)["rows"] == 10
+
+
+def test_others_are_answered_while_much_is_inflated(start: Start) -> None:
+    bridge = start()
+    chunk_id = begin_long(bridge)
+    health_id = bridge.send("health_check")
+    assert bridge.receive()[1] == health_id
+    assert keys(bridge.receive_for(chunk_id)[0][2])["next"] == 1
+    end_long(bridge)
+
+
+def test_a_deadline_holds_for_a_chunk_that_waits(start: Start) -> None:
+    bridge = start()
+    chunk_id = begin_long(bridge)
+    error = bridge.error("data_chunk", {**TEN, "chunk_index": 1, "data": b"", "is_final": True}, timeout_ms=1)
+    assert error["error_type"] is a("timeout_error")
+    assert keys(bridge.receive_for(chunk_id)[0][2])["next"] == 1
+    end_long(bridge)
+
+
+def test_more_than_may_wait_is_refused(start: Start) -> None:
+    bridge = start("--max-waiting", "3000")
+    chunk_id = begin_long(bridge)
+    waiting = bridge.send("data_chunk", {**TEN, "chunk_index": 1, "data": zlib.compress(bytes(5)) + bytes(3000)})
+    error = bridge.error("data_chunk", {**TEN, "chunk_index": 1, "data": b"x", "is_final": True})
+    assert (error["error_type"], keys(error["context"])["limit"]) == (a("overloaded"), 3000)
+    assert keys(bridge.receive_for(chunk_id)[0][2])["next"] == 1
+    assert bridge.receive_for(waiting)[0][0] is a("error")  # it was handled, and is no such stream
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_stand_for_rows(start: Start) -> None:
+    bridge = start()
+    for run in ("thread", "job"):
+        for value, message in [
+            (5, "payload.rows: expected a list of maps or %{dataset: id}, got 5"),
+            ({"dataset": "x"}, 'payload.rows: expected the id of a dataset, 64 hexadecimal digits, got "x"'),
+            ({"dataset": ID}, f'payload.rows: there is no dataset with the id "{ID}" on this host; send it first'),
+        ]:
+            error = bridge.error(f"rows_{run}", {"rows": value})
+            assert (error["message"], error["error_type"]) == (message, a("invalid_request"))
+    assert bridge.ok("rows_thread", {"rows": ROWS[:5]})["count"] == 5
+
+
+def test_a_damaged_file_is_reported_by_whoever_reads_it(start: Start, tmp_path: Path) -> None:
+    bridge = start()
+    send(bridge)
+    file = tmp_path / "datasets" / f"{ID}.rows"
+    data = bytearray(file.read_bytes())
+    data[len(SENT) // 2] ^= 1
+    file.write_bytes(data)
+    error = bridge.error("rows_job", {"rows": {"dataset": ID}})
+    assert error["message"].startswith(f"payload.rows: the file of the dataset {ID} is damaged (the checksum of batch ")
+    assert error["error_type"] is a("transfer_error")
+    assert files(tmp_path) == [f"{ID}.damaged"]
+    bridge.ok("dataset_drop", TEN)
+    assert send(bridge)["dataset_id"] == ID
+    assert bridge.ok("rows_job", {"rows": {"dataset": ID}})["count"] == 1000
+
+
+def test_an_inline_handler_reads_no_dataset(start: Start) -> None:
+    bridge = start()
+    send(bridge)
+    error = bridge.error("rows_inline", {"rows": {"dataset": ID}})
+    assert error["message"].endswith('an inline handler cannot read a dataset; register it with run="thread"')
+
+
+def test_dspy_takes_datasets_wherever_it_takes_rows(start: Start) -> None:
+    bridge = start(dspy=True)
+    rows = [
+        {a("question"): f"{word} {number}", a("kind"): a(kind)}
+        for number in range(6)
+        for word, kind in (("apple", "fruit_of_ours"), ("carrot", "root_of_ours"))
+    ]
+    name = send(bridge, rows)["dataset_id"]
+    task = {"signature": "question -> kind", "lm": "local/nearest-demo"}
+    dataset = {a("dataset"): name}
+    config = {"optimizer": a("labeled_few_shot")}
+    optimized = keys(
+        bridge.ok(
+            "optimize_signature", {**task, "training_data": dataset, "validation_data": dataset, "config": config}
+        )
+    )
+    by_list = keys(
+        bridge.ok("optimize_signature", {**task, "training_data": rows, "validation_data": rows, "config": config})
+    )
+    assert optimized["program"] == by_list["program"]
+    trained = {"program": optimized["program"], "lm": "local/nearest-demo"}
+    evaluated = keys(bridge.ok("evaluate_pipeline", {**trained, "data": dataset}))
+    assert (evaluated["total"], evaluated["score"]) == (12, 1.0)
+    assert keys(evaluated["results"][0])["expected"]["kind"] == "fruit_of_ours"
+    inputs = [{"question": "apple 1"}, {"question": "carrot 2"}]
+    bridge.ok("dataset_drop", TEN)
+    of_inputs = {a("dataset"): send(bridge, inputs)["dataset_id"]}
+    expected = bridge.ok("predict", {**trained, "inputs": inputs})
+    assert bridge.ok("predict", {**trained, "inputs": of_inputs}) == expected
+    assert len(expected) == 2
+    # an input of that name is an input
+    asked = {"signature": "dataset -> answer", "lm": "local/nearest-demo", "inputs": {"dataset": "x"}}
+    assert "answer" in bridge.ok("predict", asked)
+    for field in ("training_data", "validation_data"):
+        payload = {**task, "training_data": rows, "validation_data": rows, field: {"dataset": ID}}
+        assert bridge.error("optimize_signature", payload)["message"].startswith(
+            f"payload.{field}: there is no dataset"
+        )
+
+
+def test_no_rows_are_too_few_for_dspy(start: Start) -> None:
+    bridge = start(dspy=True)
+    name = send(bridge, [])["dataset_id"]
+    error = bridge.error(
+        "evaluate_pipeline", {"signature": "q -> a", "data": {"dataset": name}, "lm": "local/nearest-demo"}
+    )
+    assert error["message"] == "payload.data: expected at least one row, got none"

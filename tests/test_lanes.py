@@ -78,27 +78,32 @@ def test_no_more_threads_than_may_be() -> None:
 
 
 def test_bytes_that_wait_are_limited() -> None:
-    ordered = lane(max_waiting=100)
-    first, second = Work("a", 60), Work("b", 40)
-    ordered.submit(Work.__call__, first)
-    ordered.submit(Work.__call__, second)
+    ordered, running = lane(max_waiting=100), Work("a", 1000)
+    ordered.submit(Work.__call__, running)
+    assert running.started.wait(DEADLINE)  # so it waits no more
+    waiting = [Work("a", 60), Work("a", 40), Work("a", 0)]
+    for work in waiting:
+        ordered.submit(Work.__call__, work)
     with pytest.raises(Overloaded, match="100 bytes wait to be handled, and at most 100 may"):
-        ordered.submit(Work.__call__, Work("c", 1))
-    ended = Work("a")
-    ordered.submit(Work.__call__, ended)  # takes none
-    first.go.set()
-    assert ended.started.wait(DEADLINE)  # so the first is counted no more
-    third = Work("c", 60)
-    ordered.submit(Work.__call__, third)
-    for work in (second, ended, third):
+        ordered.submit(Work.__call__, Work("b", 1))
+    running.go.set()
+    assert waiting[0].started.wait(DEADLINE)
+    other = Work("b", 60)
+    ordered.submit(Work.__call__, other)
+    assert other.started.wait(DEADLINE)
+    for work in (*waiting, other):
         work.go.set()
 
 
-def test_one_that_is_too_large_by_itself_is_taken() -> None:
-    ordered, work = lane(max_waiting=10), Work("a", 1000)
-    ordered.submit(Work.__call__, work)
-    assert work.started.wait(DEADLINE)
-    work.go.set()
+def test_one_that_is_too_large_by_itself_is_taken_when_nothing_waits() -> None:
+    ordered, first, large = lane(max_waiting=10), Work("a"), Work("a", 1000)
+    ordered.submit(Work.__call__, first)
+    ordered.submit(Work.__call__, large)
+    with pytest.raises(Overloaded):
+        ordered.submit(Work.__call__, Work("a", 1))
+    first.go.set()
+    assert large.started.wait(DEADLINE)
+    large.go.set()
 
 
 def test_what_fails_does_not_hold_up_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def _chunk(given: dict[str, Any]) -> Chunk:
     if index is None:
         raise invalid("payload.chunk_index", "an integer that is not negative", None)
     data, final = _binary(given, "data"), given.get("is_final")
-    if final not in (None, True, False):
+    if final is not None and type(final) is not bool:
         raise invalid("payload.is_final", "a boolean", final)
     expected = _integer(given, "crc32", 0, 0xFFFF_FFFF)
     if expected is not None and (got := crc32(data)) != expected:
