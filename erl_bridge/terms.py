@@ -146,6 +146,19 @@ class Pid(Value):
         _check_unsigned("the creation of a pid", creation, _U32)
         self._set(node=node, id=id, serial=serial, creation=creation)
 
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Pid:
+            return NotImplemented
+        return (
+            self.id == other.id
+            and self.serial == other.serial
+            and self.creation == other.creation
+            and self.node is other.node
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.serial, self.creation))
+
 
 class Port(Value):
     """A port of a node. ``id`` is an unsigned integer of 64 bits, ``creation`` one of 32.
@@ -196,10 +209,14 @@ class Reference(Value):
         return self.node, self.creation, *self.ids, *(0,) * (MAX_REFERENCE_WORDS - len(self.ids))
 
     def __eq__(self, other: object) -> bool:
-        return self._same() == other._same() if isinstance(other, Reference) else NotImplemented
+        if type(other) is not Reference:
+            return NotImplemented
+        if self.ids == other.ids:
+            return self.creation == other.creation and self.node is other.node
+        return self._same() == other._same()
 
     def __hash__(self) -> int:
-        return hash((Reference, self._same()))
+        return hash((self.creation, self.ids[0]))  # the other words may be there as zeros, or not
 
 
 class Export(Value):

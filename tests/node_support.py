@@ -17,7 +17,8 @@ from typing import IO
 from support import DEADLINE, ROOT
 
 HERE = Path(__file__).parent
-ELIXIR = shutil.which("elixir")
+# Another Elixir may be named, also one in a tree: "chroot /tree elixir".
+ELIXIR = os.environ.get("ERL_BRIDGE_TEST_ELIXIR") or shutil.which("elixir")
 EPMD = shutil.which("epmd")
 COOKIE = "cookie-of-the-tests"
 _LOOP = """
@@ -106,7 +107,7 @@ class Beam(Process):
     def __init__(self, name: str, epmd_port: int, *arguments: str, erl: str = "", cookie: str = COOKIE) -> None:
         self.name = name
         flags = f"-kernel prevent_overlapping_partitions false -start_epmd false {erl}"
-        command = [str(ELIXIR), "--name", name, "--cookie", cookie, "--erl", flags, *arguments, "-e", _LOOP]
+        command = [*str(ELIXIR).split(), "--name", name, "--cookie", cookie, "--erl", flags, *arguments, "-e", _LOOP]
         super().__init__(command, ERL_EPMD_PORT=str(epmd_port), HOME=os.environ.get("HOME", "/root"))
         assert self._answer() == "ok up"
 

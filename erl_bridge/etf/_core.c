@@ -281,19 +281,33 @@ static int borrow(State *state, size_t index)
     return object ? 0 : -1;
 }
 
-/* Where an Atom has its bytes: a slot of a Python class is at the same place in all its objects. */
-static int find_external(State *state)
+/* Where objects of a type have an attribute: a slot of a Python class is at the same place in all its objects. */
+static int find_slot(PyObject *type, const char *name, Py_ssize_t *offset)
 {
-    PyObject *slot = PyObject_GetAttrString(state->atom_type, "external");
+    PyObject *slot = PyObject_GetAttrString(type, name);
     if (!slot) return -1;
     int found = Py_IS_TYPE(slot, &PyMemberDescr_Type);
     if (found) {
-        state->external_offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+        *offset = ((PyMemberDescrObject *)slot)->d_member->offset;
     } else {
-        PyErr_SetString(PyExc_ImportError, "Atom.external is no slot");
+        PyErr_Format(PyExc_ImportError, "%R.%s is no slot", type, name);
     }
     Py_DECREF(slot);
     return found ? 0 : -1;
+}
+
+static int find_slots(State *state)
+{
+    PyObject *pid = state->pid_type, *reference = state->reference_type;
+    return find_slot(state->atom_type, "external", &state->external_offset) < 0 ||
+                   find_slot(pid, "node", &state->pid_slots[0]) < 0 || find_slot(pid, "id", &state->pid_slots[1]) < 0 ||
+                   find_slot(pid, "serial", &state->pid_slots[2]) < 0 ||
+                   find_slot(pid, "creation", &state->pid_slots[3]) < 0 ||
+                   find_slot(reference, "node", &state->reference_slots[0]) < 0 ||
+                   find_slot(reference, "creation", &state->reference_slots[1]) < 0 ||
+                   find_slot(reference, "ids", &state->reference_slots[2]) < 0
+               ? -1
+               : 0;
 }
 
 static int check_kinds(State *state)
@@ -321,7 +335,7 @@ static int execute(PyObject *module)
     for (size_t i = 0; i < BORROWED_COUNT; i++) {
         if (borrow(state, i) < 0) return -1;
     }
-    if (check_kinds(state) < 0 || find_external(state) < 0) return -1;
+    if (check_kinds(state) < 0 || find_slots(state) < 0) return -1;
     state->plain_keyword = Py_BuildValue("(s)", "plain");
     state->auto_binaries = PyUnicode_InternFromString("auto");
     for (int i = 0; i < 256; i++) {

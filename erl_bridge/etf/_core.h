@@ -12,6 +12,8 @@ enum {
     VERSION_BYTE = 131,
     COMPRESSED = 80,
     NEW_FLOAT = 70,
+    NEW_PID = 88,
+    NEWER_REFERENCE = 90,
     SMALL_INTEGER = 97,
     INTEGER = 98,
     ATOM = 100,
@@ -65,6 +67,7 @@ typedef struct {
     Ceilings ceilings, ceilings_of_default;
 
     Py_ssize_t external_offset; /* where an Atom has its attribute `external` */
+    Py_ssize_t pid_slots[4], reference_slots[3]; /* where a Pid and a Reference have theirs, in the order of the format */
     Py_ssize_t last_size;       /* of what encode() wrote last, where it was more than a few bytes */
     uint64_t generation;        /* counts the calls of decode() */
     AtomSlot atoms[CACHE_SLOTS];

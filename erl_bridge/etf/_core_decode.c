@@ -435,6 +435,70 @@ static PyObject *read_atom(Decoder *d, Py_ssize_t header)
     return find_atom(d, bytes, size);
 }
 
+/* An object of one of the classes of terms.py, whose fields are known to be good; takes the references to them. */
+static PyObject *make_value(PyObject *type, const Py_ssize_t *slots, PyObject **fields, int count)
+{
+    PyObject *value = NULL;
+    int whole = 1;
+    for (int i = 0; i < count; i++) whole &= fields[i] != NULL;
+    if (whole) value = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+    for (int i = 0; i < count; i++) {
+        if (value) {
+            *(PyObject **)((char *)value + slots[i]) = fields[i];
+        } else {
+            Py_XDECREF(fields[i]);
+        }
+    }
+    return value;
+}
+
+/* The node of a pid or a reference whose atom, with one byte for its size, is at `at`, with `after` bytes behind it. */
+static PyObject *read_node(Decoder *d, const uint8_t **at, Py_ssize_t after)
+{
+    if (d->end - *at < 2 || d->end - *at - 2 < (*at)[1] + after) return NULL;
+    const uint8_t *bytes = *at + 2;
+    uint32_t size = (*at)[1];
+    *at = bytes + size;
+    return find_atom(d, bytes, size);
+}
+
+static inline PyObject *unsigned_at(const uint8_t *at) { return PyLong_FromUnsignedLong(get_u32(at)); }
+
+static PyObject *read_pid(Decoder *d)
+{
+    const uint8_t *at = d->at + 1;
+    if (bytes_left(d) < 2 || *at != SMALL_ATOM_UTF8) return read_rare(d);
+    PyObject *node = read_node(d, &at, 12);
+    if (!node) return NULL;
+    PyObject *fields[] = {node, unsigned_at(at), unsigned_at(at + 4), unsigned_at(at + 8)};
+    d->at = at + 12;
+    return make_value(d->state->pid_type, d->state->pid_slots, fields, 4);
+}
+
+enum { MAX_WORDS = 5 };
+
+static PyObject *read_reference(Decoder *d)
+{
+    const uint8_t *at = d->at + 3;
+    if (bytes_left(d) < 4 || *at != SMALL_ATOM_UTF8) return read_rare(d);
+    Py_ssize_t words = (Py_ssize_t)get_u16(d->at + 1);
+    if (words < 1 || words > MAX_WORDS) return NULL;
+    PyObject *node = read_node(d, &at, 4 + 4 * words);
+    if (!node) return NULL;
+    PyObject *ids = PyTuple_New(words);
+    for (Py_ssize_t i = 0; ids && i < words; i++) {
+        PyObject *word = unsigned_at(at + 4 + 4 * i);
+        if (!word) {
+            Py_CLEAR(ids);
+        } else {
+            PyTuple_SET_ITEM(ids, i, word);
+        }
+    }
+    PyObject *fields[] = {node, unsigned_at(at), ids};
+    d->at = at + 4 + 4 * words;
+    return make_value(d->state->reference_type, d->state->reference_slots, fields, 3);
+}
+
 /* The size of a STRING_EXT; d->at is at its bytes then. */
 static Py_ssize_t string_size(Decoder *d)
 {
@@ -792,6 +856,8 @@ static PyObject *read_leaf(Decoder *d)
     case STRING: return read_string(d);
     case SMALL_BIG: return read_big(d, 2);
     case LARGE_BIG: return read_big(d, 5);
+    case NEW_PID: return read_pid(d);
+    case NEWER_REFERENCE: return read_reference(d);
     case NEW_FUN: return NULL; /* decoder.py reads the whole term that holds a fun */
     default: return read_rare(d);
     }

@@ -305,6 +305,58 @@ static int put_atom(Encoder *e, PyObject *atom)
     return status;
 }
 
+/* ---- pids and references, of which each frame of Erlang's distribution has some ---- */
+
+static inline PyObject *slot_of(PyObject *value, Py_ssize_t offset) { return *(PyObject **)((char *)value + offset); }
+
+static int put_unsigned(Encoder *e, PyObject *number)
+{
+    if (!number || !PyLong_CheckExact(number) || reserve(e, 4) < 0) return -1;
+    unsigned long value = PyLong_AsUnsignedLong(number);
+    if (value > UINT32_MAX) return -1; /* or it is none, and an exception is set */
+    e->at = put_u32(e->at, (uint32_t)value);
+    return 0;
+}
+
+/* What begins with `head`, a node and a creation or an id. Returns 1 where the node is `true`, `false` or `nil`. */
+static int put_node(Encoder *e, const void *head, size_t size, PyObject *node)
+{
+    if (!node || !Py_IS_TYPE(node, (PyTypeObject *)e->state->atom_type)) return 1;
+    return put_bytes(e, head, size) < 0 || put_atom(e, node) < 0 ? -1 : 0;
+}
+
+static int put_pid(Encoder *e, PyObject *pid)
+{
+    const Py_ssize_t *slots = e->state->pid_slots;
+    const uint8_t head = NEW_PID;
+    int status = put_node(e, &head, 1, slot_of(pid, slots[0]));
+    for (int i = 1; status == 0 && i < 4; i++) status = put_unsigned(e, slot_of(pid, slots[i]));
+    return status;
+}
+
+static int put_reference(Encoder *e, PyObject *reference)
+{
+    const Py_ssize_t *slots = e->state->reference_slots;
+    PyObject *ids = slot_of(reference, slots[2]);
+    if (!ids || !PyTuple_CheckExact(ids) || PyTuple_GET_SIZE(ids) > 0xFF) return 1;
+    const uint8_t head[] = {NEWER_REFERENCE, 0, (uint8_t)PyTuple_GET_SIZE(ids)};
+    int status = put_node(e, head, sizeof head, slot_of(reference, slots[0]));
+    if (status == 0) status = put_unsigned(e, slot_of(reference, slots[1]));
+    for (Py_ssize_t i = 0; status == 0 && i < PyTuple_GET_SIZE(ids); i++) {
+        status = put_unsigned(e, PyTuple_GET_ITEM(ids, i));
+    }
+    return status;
+}
+
+/* Such a value; freeze() may let go of what holds it. */
+static int put_held(Encoder *e, int (*put)(Encoder *, PyObject *), PyObject *value)
+{
+    Py_INCREF(value);
+    int status = put(e, value);
+    Py_DECREF(value);
+    return status;
+}
+
 /* ---- containers ---- */
 
 /* An int from 0 to 255, or -1. */
@@ -461,6 +513,8 @@ static inline int put_common(Encoder *e, PyObject *value)
     if (value == Py_True) return put_bytes(e, "w\4true", 6);
     if (value == Py_False) return put_bytes(e, "w\5false", 7);
     if (type == &PyBytes_Type) return put_binary(e, value);
+    if (type == (PyTypeObject *)e->state->pid_type) return put_held(e, put_pid, value);
+    if (type == (PyTypeObject *)e->state->reference_type) return put_held(e, put_reference, value);
     return 1;
 }
 

@@ -70,6 +70,9 @@ def _tuple(value: Any) -> bool:
     return type(value) is tuple
 
 
+_MAX_SHAPES = 100
+
+
 class _Op:
     """How the control term of an operation looks, and which of its elements are the arguments of the signal.
 
@@ -84,6 +87,20 @@ class _Op:
         self.picks = picks
         self.payload = payload
         self.first_is_peers = peers
+        self.shapes: set[tuple[type, ...]] = set()  # types of elements that have passed the checks
+
+    def check(self, control: tuple[Any, ...]) -> None:
+        """Refuse a control term that is none. What has passed is known by its types, where those tell all."""
+        shape = tuple(map(type, control))
+        if shape in self.shapes:
+            return
+        if len(control) != len(self.checks) + 1:
+            raise DistError(f"a {self.kind} signal of {len(control)} elements: {control!r:.200}")
+        for check, value in zip(self.checks, control[1:], strict=True):
+            if not check(value):
+                raise DistError(f"a {self.kind} signal with {value!r:.100} in it: {control!r:.200}")
+        if _unsigned not in self.checks and len(self.shapes) < _MAX_SHAPES:
+            self.shapes.add(shape)
 
 
 _EXIT, _EXIT_TT = (_pid, _pid, _any), (_pid, _pid, _any, _any)
@@ -219,12 +236,7 @@ class Receiver:
             if type(control) is not tuple or not control or control[0] != _ALTACT:
                 raise DistError(f"a control term that is none: {control!r:.200}")
             op = _altact(control)
-        checks = op.checks
-        if len(control) != len(checks) + 1:
-            raise DistError(f"a {op.kind} signal of {len(control)} elements: {control!r:.200}")
-        for check, value in zip(checks, control[1:], strict=False):
-            if not check(value):
-                raise DistError(f"a {op.kind} signal with {value!r:.100} in it: {control!r:.200}")
+        op.check(control)
         if op.first_is_peers and control[1].node is not self._peer:
             raise DistError(f"a {op.kind} signal of {self._peer} for a process of {control[1].node}")
         if op.payload != (in_fragments or end < len(frame)):
