@@ -6,11 +6,12 @@ import threading
 from typing import Any
 
 import pytest
+from msgspec import inspect
 from test_dspy_support import CHARACTERS, LOCAL, Client, character_names
 
 from erl_bridge import etf
 from erl_bridge.errors import BridgeError, CallbackError, InvalidRequest, MissingPackage, OptimizationError, Stopped
-from erl_bridge.handlers.dspy import evaluation, jobs, optimizers
+from erl_bridge.handlers.dspy import evaluation, jobs, optimizers, reference
 from erl_bridge.handlers.dspy.nearest_demo import respond
 from erl_bridge.terms import Atom
 from erl_bridge.vocabulary import VOCABULARY
@@ -375,3 +376,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_options_that_do_not_fit_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^payload\.config" + message):
         optimize(config)
+
+
+# -- the documentation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", reference.FILES)
+def test_the_documentation_is_that_of_the_table(path: str) -> None:
+    written = (reference.ROOT / path).read_text(encoding="utf-8")
+    assert written == reference.FILES[path](), "run: python -m erl_bridge.handlers.dspy.reference"
+
+
+def test_every_option_is_explained() -> None:
+    for optimizer in optimizers.OPTIMIZERS:
+        for field in inspect.type_info(optimizer.options).fields:  # type: ignore[attr-defined]
+            name, kind, _, about = reference._option(field)
+            assert kind, (optimizer.name, name)
+            assert about, (optimizer.name, name)

@@ -338,12 +338,20 @@ defmodule ErlBridge do
   end
 
   @doc """
-  Trains a signature on rows of examples: they become demonstrations, without the language model
-  being asked for more than the scores before and after.
+  Trains a signature on rows of examples. By the method `:few_shot` they become demonstrations,
+  without the language model being asked for more than the scores before and after.
 
   Gives what `optimize/4` gives, of which it is the shortest way.
 
       {:ok, %{program: program}} = ErlBridge.train(bridge, "question -> answer", rows, lm: lm)
+
+  By the method `:fine_tune` the language model itself is taught, through the provider that DSPy has
+  for it, and the result has its name:
+
+      {:ok, %{program: program, model: model}} =
+        ErlBridge.train(bridge, signature, rows, method: :fine_tune, config: [data: :rows], lm: lm)
+
+      ErlBridge.predict(bridge, program, inputs, lm: model)
 
   #{Options.docs(:train)}
   """
@@ -405,8 +413,9 @@ defmodule ErlBridge do
   @doc """
   Scores a program, or a signature as it is, on rows.
 
-  Gives the score, the result of each row and the errors. Without a `:timeout` there is no
-  deadline.
+  Gives the `score`, its 95 % confidence `interval`, the `results` of all rows with what failed, and
+  for outputs to choose from the `confusion`: how often what was taken for what. Without a
+  `:timeout` there is no deadline.
 
   #{Options.docs(:evaluate)}
   """
@@ -422,6 +431,48 @@ defmodule ErlBridge do
       options
     )
   end
+
+  @doc """
+  Scores two programs, or signatures as they are, on the same rows, and says whether the second is
+  better or only luckier.
+
+  Gives what `evaluate/4` gives of the second, and as `comparison` a map of `baseline_score` (that of
+  the first), `difference`, its 95 % confidence `interval`, how many rows are `better`, `worse` and
+  `equal`, and the `p_value`; `significant` where that is below 0.05.
+
+      {:ok, %{score: 0.81, comparison: %{difference: 0.12, significant: true}}} =
+        ErlBridge.compare(bridge, old_program, new_program, rows, lm: lm)
+
+  The options are those of `evaluate/4`.
+  """
+  @spec compare(
+          bridge,
+          Payload.program() | Payload.signature(),
+          Payload.program() | Payload.signature(),
+          Payload.rows(),
+          keyword
+        ) :: result
+  def compare(bridge, baseline, program, data, options \\ []) do
+    options = options |> work_options(:evaluate) |> Map.put_new(:idempotent, true)
+
+    request(
+      bridge,
+      :evaluate_pipeline,
+      Payload.compare(baseline, program, data, options),
+      options
+    )
+  end
+
+  @doc "Like `compare/5`, but returns the result or raises the error."
+  @spec compare!(
+          bridge,
+          Payload.program() | Payload.signature(),
+          Payload.program() | Payload.signature(),
+          Payload.rows(),
+          keyword
+        ) :: map
+  def compare!(bridge, baseline, program, data, options \\ []),
+    do: bang!(compare(bridge, baseline, program, data, options))
 
   @doc "Like `evaluate/4`, but returns the result or raises the error."
   @spec evaluate!(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: map

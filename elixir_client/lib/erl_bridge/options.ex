@@ -310,7 +310,11 @@ defmodule ErlBridge.Options do
   @metric [
     metric: [
       type: :any,
-      doc: "what an answer is worth: `:exact_match`, ..., or `%{callback: name}`"
+      doc:
+        "what an answer is worth: `:exact_match`, `:f1`, `%{fields: %{title: :f1, year: %{tolerance: 1}}}`, " <>
+          "`%{judge: \"Is it polite?\"}`, `%{weighted: [%{metric: :f1, weight: 2}, ...]}`..., or a function of the " <>
+          "example and the prediction, of three arguments also of the trace, that gives a number, a boolean or " <>
+          "`%{score: number, feedback: text}`"
     ]
   ]
 
@@ -341,10 +345,34 @@ defmodule ErlBridge.Options do
 
   @optimize @module ++
               [
-                optimizer: [type: :any, doc: "the optimizer, `:bootstrap_few_shot` for example"],
+                optimizer: [
+                  type: :any,
+                  doc:
+                    "the optimizer, `:bootstrap_few_shot` unless told; `ErlBridge.Optimizers` has all, and the options " <>
+                      "that each takes in `:config`"
+                ],
                 validation_data: [
                   type: :any,
                   doc: "rows, or `%{dataset: id}`, on which candidates are compared"
+                ],
+                seed: [
+                  type: :any,
+                  doc:
+                    "an integer: another order of the rows and other draws; the same seed gives the same program"
+                ],
+                prompt_model: [
+                  type: :any,
+                  doc: "the language model that writes instructions, as `:lm`; that unless told"
+                ],
+                reflection_lm: [
+                  type: :any,
+                  doc:
+                    "the language model that reads what went wrong, for `:gepa`, as `:lm`; that unless told"
+                ],
+                teacher: [
+                  type: :any,
+                  doc:
+                    "the language model that makes demonstrations or answers to learn from, as `:lm`; that unless told"
                 ]
               ] ++
               @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered ++ @cached
@@ -421,7 +449,7 @@ defmodule ErlBridge.Options do
       doc: "whether steps that have training data are optimized"
     ],
     strategy: [
-      type: {:in, ~w(bootstrap_few_shot labeled_few_shot bootstrap_few_shot_with_random_search)},
+      type: {:in, Enum.map(ErlBridge.Optimizers.names(), &Atom.to_string/1)},
       default: "bootstrap_few_shot",
       doc: "the optimizer of steps that name none"
     ],
@@ -512,8 +540,9 @@ defmodule ErlBridge.Options do
     train:
       [
         method: [
-          type: {:in, [:few_shot]},
-          doc: "how to learn: `:few_shot`, from rows as examples"
+          type: {:in, [:few_shot, :fine_tune]},
+          doc:
+            "how to learn: `:few_shot`, from rows as examples, or `:fine_tune`, which teaches the language model itself"
         ]
       ] ++
         @optimize,

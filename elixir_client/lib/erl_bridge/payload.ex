@@ -11,6 +11,11 @@ defmodule ErlBridge.Payload do
 
   alias ErlBridge.{Program, Signature}
 
+  # Language models besides that of the request, and where a function may stand for its name.
+  @models [:prompt_model, :reflection_lm, :teacher]
+  @functions [:lm, :metric, :reward, :vectorizer | @models]
+  @with_functions [:lm, :metric, :module, :tools, :config | @models]
+
   @typedoc """
   What is to be predicted from what: DSPy's own notation (`"question -> answer: float"`), an
   `ErlBridge.Signature`, or the map that it stands for: `%{input_fields: [field], output_fields:
@@ -29,8 +34,8 @@ defmodule ErlBridge.Payload do
   The options as Python takes them: functions that stand where a callback's name may go to
   `:callbacks`.
 
-  That is: `:lm` and `:metric`, the `reward:` of a module, and, in a step or a tool, the `callback:`
-  beside its `name:`. Short fields and signatures' structs become plain maps.
+  That is: `:lm`, `:metric` and the other language models, the `reward:` of a module, the
+  `vectorizer:` of an optimizer, and, in a step or a tool, the `callback:` beside its `name:`. Short fields and signatures' structs become plain maps.
 
       iex> tool = %{name: :add, args: [a: :int, b: :int], callback: &(&1.a + &1.b)}
       iex> options = ErlBridge.Payload.prepare(%{tools: [tool], metric: &==/2, callbacks: %{}})
@@ -43,13 +48,16 @@ defmodule ErlBridge.Payload do
   """
   @spec prepare(map) :: map
   def prepare(options) do
-    {plain, functions} = options |> Map.take([:lm, :metric, :module, :tools]) |> plain_data()
+    {plain, functions} = options |> Map.take(@with_functions) |> config_as_map() |> plain_data()
     options = Map.merge(options, plain)
 
     if functions == %{},
       do: options,
       else: Map.update(options, :callbacks, functions, &Map.merge(functions, &1))
   end
+
+  defp config_as_map(%{config: config} = options), do: %{options | config: Map.new(config)}
+  defp config_as_map(options), do: options
 
   # A term without functions and structs, and the functions that were in it, by name.
   defp plain_data(%Signature{} = signature), do: {Signature.to_map(signature), %{}}
@@ -71,7 +79,11 @@ defmodule ErlBridge.Payload do
 
   defp plain_data(other), do: {other, %{}}
 
-  defp plain_pair({key, fun}) when key in [:lm, :metric, :reward] and is_function(fun),
+  # One that takes the trace too is told of it.
+  defp plain_pair({:metric, fun}) when is_function(fun, 3),
+    do: {{:metric, %{callback: :metric, trace: true}}, %{metric: fun}}
+
+  defp plain_pair({key, fun}) when key in @functions and is_function(fun),
     do: {{key, %{callback: key}}, %{key => fun}}
 
   defp plain_pair({:args, [_ | _] = fields}),
@@ -89,7 +101,7 @@ defmodule ErlBridge.Payload do
     |> Map.put(:training_data, training_data)
     |> take_module(options)
     |> take(options, [:validation_data, :lm])
-    |> put_config(options, [:optimizer, :metric])
+    |> put_config(options, [:optimizer, :metric, :seed | @models])
   end
 
   @doc "The payload of `:train_model`."
@@ -106,6 +118,11 @@ defmodule ErlBridge.Payload do
     |> take(options, [:lm])
     |> put_config(options, [:metric])
   end
+
+  @doc "The payload of `:evaluate_pipeline` that also compares with a baseline."
+  @spec compare(program | signature, program | signature, rows, map) :: map
+  def compare(baseline, target, data, options),
+    do: target |> evaluate(data, options) |> Map.put(:baseline, target(baseline))
 
   @doc "The payload of `:predict`."
   @spec predict(program | signature, map | [map], map) :: map

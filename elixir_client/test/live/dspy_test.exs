@@ -164,10 +164,6 @@ defmodule ErlBridge.DSPyTest do
     options = [lm: "local/nearest-demo", config: [max_labeled_demos: 2]]
     assert {:ok, %{program: program}} = ErlBridge.train(bridge, @signature, @rows, options)
     assert [%{demos: [_one, _two]}] = program.predictors
-
-    assert_raise ArgumentError, ~r/:method/, fn ->
-      ErlBridge.train(bridge, @signature, @rows, method: :fine_tune)
-    end
   end
 
   @tag :capture_log

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
-from . import metrics, models, optimizer_options, optimizers, programs, schema
+from . import compilers, metrics, models, optimizer_options, optimizers, programs, schema
 from .errors import at_work
 from .progress import Progress
 from .rows import read_rows
@@ -64,7 +64,7 @@ def _optimize(request: schema.OptimizeSignature, optimizer: str, context: Contex
         metric = metrics.build(plan.options.metric, program, run)
         model = models.build(request.lm, run)
         judge = Judge(program, validation, metric, run, model.threads(plan.options), Progress(run))
-        found = Search(plan, program, optimizers.shuffled(training, plan.options.seed), judge).run(model)
+        found = Search(plan, program, compilers.shuffled(training, plan.options.seed), judge).run(model)
     scored_on = found.trials.scored_on(len(validation), found.model)
     return named(
         {

@@ -16,7 +16,11 @@ from ... import logs
 from ...context import Context
 
 # Read when the packages are imported. Prices of models come from the package and not from the network.
-_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "TQDM_DISABLE": "1"}
+_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
+# They warn of what optimizers of DSPy do to each other; inputs of a client are checked before.
+_TALKATIVE = ("dspy.predict.predict", "dspy.teleprompt.bettertogether")
 
 
 def preload() -> None:
@@ -41,6 +45,12 @@ def _quieten_progress_bars() -> None:
 
     tqdm.tqdm.monitor_interval = 0  # no thread that watches the bars
     tqdm.tqdm.set_lock(threading.RLock())  # nor a lock between processes: on Python 3.14 that takes one more process
+    start = tqdm.tqdm.__init__
+
+    def start_disabled(bar: Any, *args: Any, **options: Any) -> None:
+        start(bar, *args, **{**options, "disable": True})  # optimizers of DSPy say themselves that they want one
+
+    tqdm.tqdm.__init__ = start_disabled
 
 
 def _quieten_logs() -> None:
@@ -48,6 +58,8 @@ def _quieten_logs() -> None:
 
     logger = logging.getLogger("dspy")
     logger.setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logger.handlers:
         handler.addFilter(RedactingFilter())
         if logs.wanted():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from . import optimizers, scoring
+from . import compilers, optimizers, scoring
 from .errors import translate_optimizer
 from .trials import Trials
 
@@ -65,7 +65,7 @@ class Found:
 class Search:
     """A plan, the program it starts from, the rows it learns from, and who judges it."""
 
-    plan: optimizers.Plan
+    plan: compilers.Plan
     program: Program
     training: list[Row]
     judge: Judge
@@ -91,8 +91,8 @@ class Search:
                     trials.add_program(made.program, after)
         return Found(made.program, score, fmean(before), trials, made.model)
 
-    def _task(self, model: Model, examples: list[Any], trials: Trials) -> optimizers.Task:
-        return optimizers.Task(
+    def _task(self, model: Model, examples: list[Any], trials: Trials) -> compilers.Task:
+        return compilers.Task(
             self.program,
             self.program.build(),
             [row.example(self.program.signature) for row in self.training],
@@ -104,11 +104,11 @@ class Search:
             trials,
         )
 
-    def _trials_to_come(self, task: optimizers.Task) -> dict[str, int]:
+    def _trials_to_come(self, task: compilers.Task) -> dict[str, int]:
         count = self.plan.optimizer.trials(task)
         return {} if count is None else {"trial": 0, "trials": count}
 
-    def _optimize(self, task: optimizers.Task) -> optimizers.Compiled:
+    def _optimize(self, task: compilers.Task) -> optimizers.Compiled:
         try:
             return optimizers.optimize(task)
         except Exception as error:

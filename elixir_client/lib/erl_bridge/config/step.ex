@@ -10,8 +10,9 @@ defmodule ErlBridge.Config.Step do
     * `training_data`, `validation_data` - a list of rows, or the path of a file of them
     * `lm` - the language model, a text or a map
     * `module` - `predict` or `chain_of_thought`
-    * `metric` - `exact_match`, `f1` or `{callback: name}`
-    * `optimizer` - the optimizer, in place of `optimization.strategy`
+    * `metric` - `exact_match`, `f1`, ..., `{callback: name}`, or another map that
+      `ErlBridge.evaluate/4` takes
+    * `optimizer` - the optimizer, in place of `optimization.strategy`: see `ErlBridge.Optimizers`
 
   It is optimized when it has training data and optimization is enabled. A step of any other type is
   the handler's of that type: of its keys only `name`, `type` and `inputs` mean something here; the
@@ -19,19 +20,15 @@ defmodule ErlBridge.Config.Step do
   """
 
   alias ErlBridge.Config.{Check, Reference, Signature}
-  alias ErlBridge.{DataFile, Error, Options}
+  alias ErlBridge.{DataFile, Error, Optimizers, Options}
 
   @keys ~w(name type dspy_signature inputs training_data validation_data lm module metric optimizer)
   @common_keys ~w(name type inputs)
   @modules ~w(predict chain_of_thought)
-  @metrics ~w(exact_match f1)
+  @metrics ~w(exact_match f1 hotpot_f1 passage_match semantic_f1 complete_and_grounded)
 
-  @bootstrap [:max_labeled_demos, :num_threads, :seed, :max_demos]
-  @settings %{
-    "labeled_few_shot" => @bootstrap -- [:max_demos],
-    "bootstrap_few_shot" => @bootstrap,
-    "bootstrap_few_shot_with_random_search" => [:num_candidates | @bootstrap]
-  }
+  # What each optimizer takes of the settings of all.
+  @settings Map.new(Optimizers.names(), &{Atom.to_string(&1), Optimizers.options(&1)})
 
   @enforce_keys [:name, :type, :path]
   defstruct [
@@ -151,6 +148,7 @@ defmodule ErlBridge.Config.Step do
     metric
   end
 
+  defp metric(%{} = metric, _path), do: metric
   defp metric(value, path), do: Check.one_of(value, @metrics, path)
 
   defp lm(step, path, settings) do
