@@ -169,7 +169,7 @@ def test_optimizing_a_pipeline_optimizes_all_of_its_predictors() -> None:
     # rows show nothing to a step that takes what they do not have
     assert all("kind" in demo for demo in by_name["sort"])
     again = programs.from_map(program, "program")
-    assert again.to_map(program[A("score")], program[A("metric")]) == program
+    assert again.to_map(program[A("score")], program[A("metric")], program[A("scored_on")]) == program
     assert [len(one.demos) for one in again.build().predictors()] == [len(demos) for demos in by_name.values()]
 
 

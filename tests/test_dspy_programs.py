@@ -62,10 +62,10 @@ def test_a_program_holds_what_it_takes(program: Any) -> None:
 
 def test_it_comes_back_the_same_through_bytes_and_through_json(program: Any) -> None:
     same = programs.from_map(etf.decode(etf.encode(program)), "payload.program")
-    assert same.to_map(program[A("score")], "exact_match") == program
+    assert same.to_map(program[A("score")], "exact_match", program[A("scored_on")]) == program
     through_json = programs.from_map(json.loads(json.dumps(texts(program))), "payload.program")
     assert through_json.fingerprint() == program[A("fingerprint")]
-    assert texts(through_json.to_map(program[A("score")], "exact_match")) == texts(program)
+    assert texts(through_json.to_map(program[A("score")], "exact_match", program[A("scored_on")])) == texts(program)
 
 
 def test_its_atoms_are_those_of_the_client_and_of_the_vocabulary(program: Any) -> None:

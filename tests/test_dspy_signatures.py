@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from erl_bridge.errors import InvalidRequest, OptimizationError
-from erl_bridge.handlers.dspy import field_types, schema, signatures
+from erl_bridge.handlers.dspy import schema, signatures, type_names
 from erl_bridge.handlers.dspy.notation import parse_signature, parse_type
 from erl_bridge.terms import Atom
 from erl_bridge.validation import validate
@@ -45,20 +45,17 @@ WIRE_TYPES = [
 
 @pytest.mark.parametrize(("wire", "notation", "back"), WIRE_TYPES)
 def test_types_are_read_and_written(wire: Any, notation: str, back: Any) -> None:
-    kind = field_types.from_wire(wire, "here")
+    kind = type_names.from_wire(wire, "here")
     assert str(kind) == notation
     assert kind.wire == back
-    assert field_types.from_wire(back, "here") == kind
+    assert type_names.from_wire(back, "here") == kind
     assert parse_type(notation, "here").annotation == kind.annotation
 
 
 NESTED: Any = A("int")
 for _ in range(20):
     NESTED = (A("list"), NESTED)
-KINDS = "str, string, int, integer, float, bool, boolean, list, dict, map, any"
-A_TYPE = (
-    f"here: expected a type ({KINDS}, {{:list, type}}, {{:dict, key, type}}, {{:optional, type}}, {{:literal, values}})"
-)
+A_TYPE = f"here: expected a type ({', '.join(type_names.NAMES)}, {type_names.FORMS})"
 
 BAD_TYPES = [
     (A("strng"), f"{A_TYPE}, got :strng"),
@@ -77,7 +74,7 @@ BAD_TYPES = [
 @pytest.mark.parametrize(("wire", "message"), BAD_TYPES)
 def test_other_types_are_refused(wire: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        field_types.from_wire(wire, "here")
+        type_names.from_wire(wire, "here")
     assert caught.value.message == message
 
 
@@ -134,7 +131,7 @@ def test_values_of_another_type_are_refused(kind: str, value: Any, message: str)
 
 
 def test_answers_come_back_as_the_clients_values() -> None:
-    kind = field_types.from_wire((A("literal"), [A("billing"), "refund", 7]), "here")
+    kind = type_names.from_wire((A("literal"), [A("billing"), "refund", 7]), "here")
     assert [kind.write(value) for value in ("billing", "refund", 7)] == [A("billing"), "refund", 7]
     assert kind.annotation == Literal["billing", "refund", 7]
     # asked for a string or None, DSPy takes the model's None for a string
@@ -167,8 +164,8 @@ def test_signatures_in_dspys_notation(text: str, inputs: list[str], outputs: lis
 
 
 TYPE_NAMES = (
-    "a type (str, string, int, integer, float, bool, boolean, list, dict, map, any, Any, "
-    "list[T], dict[K, V], Optional[T], Literal[...])"
+    f"a type ({', '.join(type_names.NAMES)}, Any, Image, Audio, File, History, Code, list[T], dict[K, V], Optional[T], "
+    "Literal[...], Code[...], {name: T})"
 )
 BAD_NOTATIONS = [
     ("", 'expected a field name, got the end at character 1 of ""'),

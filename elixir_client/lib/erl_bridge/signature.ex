@@ -16,11 +16,22 @@ defmodule ErlBridge.Signature do
   DSPy's notation (`"ticket -> queue"`) and the plain map that `to_map/1` gives, which is what goes
   to Python.
 
-  A field has a name, a type and a description that the language model reads. The types are
-  `:str`, `:int`, `:float`, `:bool`, `:list`, `:dict`, `:any`, `{:list, type}`,
-  `{:dict, key, value}`, `{:optional, type}` and `{:literal, [value]}`. Fields named with atoms
-  give outputs named with atoms, those named with strings give strings. Python knows which names
-  and types DSPy can use and refuses the others, with the path to them.
+  A field has a name, a type and a description that the language model reads. Fields named with
+  atoms give outputs named with atoms, those named with strings give strings. Python knows which
+  names and types DSPy can use and refuses the others, with the path to them.
+
+  ## Types
+
+    * `:str`, `:int`, `:float`, `:bool`, `:any`, `:list`, `:dict`
+    * `{:list, type}`, `{:dict, key, value}`, `{:optional, type}`
+    * `{:literal, [:billing, :technical]}` - one of these; atoms come back as atoms
+    * `{:map, [title: :str, year: {:optional, :int}]}` - a map with these fields, which may have
+      descriptions as those of a signature have
+    * `:date`, `:time`, `:datetime` - structs, or text as ISO 8601 has it
+    * `{:code, :elixir}` - text without the fences that models put around code
+    * only for inputs: `:image` (a URL, or `%{data: bytes, type: "image/png"}`), `:audio`
+      (`%{data: bytes, format: "wav"}`), `:file` (`%{data: bytes, type: "application/pdf"}`) and
+      `:history` (the conversation so far, a list of maps with fields of the signature)
   """
 
   alias ErlBridge.Program
@@ -36,6 +47,8 @@ defmodule ErlBridge.Signature do
           | {:dict, type, type}
           | {:optional, type}
           | {:literal, [term, ...]}
+          | {:map, [field | {name, type}, ...]}
+          | {:code, atom | String.t()}
           | String.t()
 
   @type field :: %{
@@ -90,12 +103,18 @@ defmodule ErlBridge.Signature do
   """
   @spec field(name, type, String.t() | nil) :: field
   def field(name, type \\ :str, description \\ nil)
-  def field(name, type, nil), do: %{name: name!(name), type: type}
+  def field(name, type, nil), do: %{name: name!(name), type: type!(type)}
 
   def field(name, type, description) do
     about = "the description of #{inspect(name)}"
-    %{name: name!(name), type: type, description: text!(description, about)}
+    %{name: name!(name), type: type!(type), description: text!(description, about)}
   end
+
+  # Fields within types in the long form; what else a type may be, Python knows.
+  defp type!({:map, [_ | _] = fields}), do: {:map, Enum.map(fields, &field!/1)}
+  defp type!({form, type}) when form in [:list, :optional], do: {form, type!(type)}
+  defp type!({:dict, key, type}), do: {:dict, key, type!(type)}
+  defp type!(type), do: type
 
   @doc """
   The signature that a map or a program holds. The keys may be strings, as they are after JSON.
@@ -149,6 +168,14 @@ defmodule ErlBridge.Signature do
 
   defp noted_type({:literal, values}) when is_list(values),
     do: "Literal[#{Enum.map_join(values, ", ", &noted_value/1)}]"
+
+  defp noted_type({:map, fields}) when is_list(fields),
+    do: "{#{Enum.map_join(fields, ", ", fn f -> "#{f.name}: #{noted_type(f.type)}" end)}}"
+
+  defp noted_type({:code, language}), do: "Code['#{language}']"
+
+  defp noted_type(type) when type in [:image, :audio, :file, :history],
+    do: type |> to_string() |> String.capitalize()
 
   defp noted_type(:any), do: "Any"
   defp noted_type(type) when is_atom(type) or is_binary(type), do: to_string(type)

@@ -46,6 +46,24 @@ defmodule ErlBridge.SignatureTest do
              "q: Any -> a: float"
   end
 
+  test "maps in types are fields, with descriptions or short" do
+    people =
+      {:list, {:map, [Signature.field(:name, :str, "the full name"), age: {:optional, :int}]}}
+
+    signature = Signature.new(inputs: [photo: :image, on: :date], outputs: [people: people])
+
+    assert [%{type: {:list, {:map, [%{name: :name, description: _}, %{name: :age}]}}}] =
+             signature.output_fields
+
+    assert Signature.notation(signature) ==
+             "photo: Image, on: date -> people: list[{name: str, age: Optional[int]}]"
+
+    assert Signature.from_map(Signature.to_map(signature)) == signature
+
+    assert Signature.notation(Signature.new(inputs: [:q], outputs: [c: {:code, :elixir}])) ==
+             "q -> c: Code['elixir']"
+  end
+
   test "what is no field, no name and no text is refused" do
     for {options, message} <- [
           {[inputs: :q, outputs: [:a]],

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol, get_args, get_origin
 
-from ...refusals import invalid, show
+from ...refusals import show
 from ...terms import Atom
 from ...vocabulary import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_DEPTH = 16  # of a type
 MAX_VALUE_DEPTH = 64  # of a value whose type does not say what is in it
 
 
@@ -109,27 +108,27 @@ def _bool(value: Any) -> bool:
 
 
 def _list(value: Any) -> Any:
-    return _any(value) if isinstance(value, list) else _refuse()
+    return plain_data(value) if isinstance(value, list) else _refuse()
 
 
 def _dict(value: Any) -> Any:
-    return _any(value) if isinstance(value, dict) else _refuse()
+    return plain_data(value) if isinstance(value, dict) else _refuse()
 
 
 def _refuse() -> Any:
     raise TypeError
 
 
-def _any(value: Any, depth: int = MAX_VALUE_DEPTH) -> Any:
+def plain_data(value: Any, depth: int = MAX_VALUE_DEPTH) -> Any:
     """The value as JSON could hold it: atoms as their text, tuples as lists; whatever is none of these stays."""
     if depth == 0 or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError
     if isinstance(value, Atom):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_any(item, depth - 1) for item in value]
+        return [plain_data(item, depth - 1) for item in value]
     if isinstance(value, dict):
-        return {_any(key, depth - 1): _any(item, depth - 1) for key, item in value.items()}
+        return {plain_data(key, depth - 1): plain_data(item, depth - 1) for key, item in value.items()}
     return value
 
 
@@ -139,7 +138,7 @@ FLOAT = Plain("float", float, _float)
 BOOL = Plain("bool", bool, _bool)
 LIST = Plain("list", list, _list)
 DICT = Plain("dict", dict, _dict)
-ANY = Plain("any", Any, _any)
+ANY = Plain("any", Any, plain_data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +206,7 @@ class ListOf:
     def _each(self, value: Any, convert: Callable[[Any], Any]) -> list[Any]:
         if not isinstance(value, list):
             raise Misfit(self.expected, value)
-        return [_at(f"[{index}]", convert, item) for index, item in enumerate(value)]
+        return [at_step(f"[{index}]", convert, item) for index, item in enumerate(value)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ class DictOf:
     def _each(self, value: Any, key: Callable[[Any], Any], convert: Callable[[Any], Any]) -> dict[Any, Any]:
         if not isinstance(value, dict):
             raise Misfit(self.expected, value)
-        return {_at(f".{name}", key, name): _at(f".{name}", convert, item) for name, item in value.items()}
+        return {at_step(f".{name}", key, name): at_step(f".{name}", convert, item) for name, item in value.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,15 +335,15 @@ class Trajectory:
 
     def write(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [named(_any(turn)) for turn in value]
+            return [named(plain_data(turn)) for turn in value]
         turns: dict[int, dict[str, Any]] = {}
         for key, item in value.items():
             name, _, number = key.rpartition("_")
-            turns.setdefault(int(number), {})[name] = _any(item)
+            turns.setdefault(int(number), {})[name] = plain_data(item)
         return [named(turn) for _, turn in sorted(turns.items())]
 
 
-def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
+def at_step(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
     """``convert(value)``, with ``step`` put before the path of what does not fit."""
     try:
         return convert(value)
@@ -354,44 +353,6 @@ def _at(step: str, convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 TRAJECTORY = Trajectory()
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """A conversation so far, DSPy's ``History``: a list of maps with fields of the signature, the oldest first."""
-
-    def __str__(self) -> str:
-        return "History"
-
-    @property
-    def annotation(self) -> Any:
-        import dspy
-
-        return dspy.History
-
-    @property
-    def wire(self) -> Any:
-        return Atom("history")
-
-    @property
-    def expected(self) -> str:
-        return "a list of maps"
-
-    def read(self, value: Any) -> Any:
-        if not isinstance(value, list):
-            raise Misfit(self.expected, value)
-        return self.annotation(messages=[_at(f"[{index}]", self._message, one) for index, one in enumerate(value)])
-
-    def write(self, value: Any) -> Any:
-        return [_any(message) for message in value.model_dump(mode="json")["messages"]]
-
-    def _message(self, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise Misfit("a map", value)
-        return _any(value)
-
-
-MESSAGES = Messages()
 
 
 # -- what goes where ---------------------------------------------------------------------------------------------
@@ -433,87 +394,3 @@ def from_annotation(annotation: Any) -> FieldType:
     if get_origin(annotation) is Literal and all(type(value) in (str, int) for value in get_args(annotation)):
         return OneOf(get_args(annotation))
     return Internal(annotation)
-
-
-# -- from what a client writes -----------------------------------------------------------------------------------
-
-NAMES: dict[str, FieldType] = {
-    "str": STR,
-    "string": STR,
-    "int": INT,
-    "integer": INT,
-    "float": FLOAT,
-    "bool": BOOL,
-    "boolean": BOOL,
-    "list": LIST,
-    "dict": DICT,
-    "map": DICT,
-    "any": ANY,
-}
-FORMS = "{:list, type}, {:dict, key, type}, {:optional, type}, {:literal, values}"
-
-
-def from_wire(value: Any, path: str, depth: int = MAX_DEPTH) -> FieldType:
-    """The type that a term names: an atom, a string in DSPy's notation, or a tuple (or, after JSON, a list).
-
-    Raises :class:`InvalidRequest`.
-
-    >>> str(from_wire((Atom("list"), Atom("integer")), "payload.type"))
-    'list[int]'
-    """
-    if isinstance(value, (Atom, str)) and str(value) in NAMES:
-        return NAMES[str(value)]
-    if isinstance(value, str):
-        from .notation import parse_type
-
-        return parse_type(value, path)
-    if depth and isinstance(value, (tuple, list)) and value and isinstance(value[0], (Atom, str)):
-        form = _FORMS.get((str(value[0]), len(value)))
-        if form is not None:
-            return form(*value[1:], path, depth - 1)
-    raise invalid(path, f"a type ({', '.join(NAMES)}, {FORMS})", value)
-
-
-def one_of(values: Any, path: str) -> OneOf:
-    """The type with these values. Raises :class:`InvalidRequest` where they cannot be told apart in a prompt."""
-    if not isinstance(values, list) or not values:
-        raise invalid(path, "a list of atoms, strings or integers to choose from", values)
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if not isinstance(value, (Atom, str, int)) or isinstance(value, bool):
-            raise invalid(f"{path}[{index}]", "an atom, a string or an integer", value)
-        if str(value) in seen:
-            raise invalid(f"{path}[{index}]", "values that read differently", value)
-        seen.add(str(value))
-    return OneOf(tuple(values))
-
-
-def dict_of(key: FieldType, value: FieldType, path: str) -> DictOf:
-    """The type of maps from ``key`` to ``value``. Raises :class:`InvalidRequest` for a key that JSON cannot hold."""
-    if key not in (STR, INT):
-        raise invalid(path, "str or int as the type of a map's keys", Atom(str(key)))
-    return DictOf(key, value)
-
-
-def _list_form(item: Any, path: str, depth: int) -> FieldType:
-    return ListOf(from_wire(item, path, depth))
-
-
-def _optional_form(of: Any, path: str, depth: int) -> FieldType:
-    return Maybe(from_wire(of, path, depth))
-
-
-def _dict_form(key: Any, value: Any, path: str, depth: int) -> FieldType:
-    return dict_of(from_wire(key, path, depth), from_wire(value, path, depth), path)
-
-
-def _literal_form(values: Any, path: str, depth: int) -> FieldType:
-    return one_of(values, path)
-
-
-_FORMS: dict[tuple[str, int], Callable[..., FieldType]] = {
-    ("list", 2): _list_form,
-    ("optional", 2): _optional_form,
-    ("dict", 3): _dict_form,
-    ("literal", 2): _literal_form,
-}

@@ -22,7 +22,8 @@ from ...refusals import invalid, unknown_key
 from ...terms import Atom
 from ...vocabulary import named
 from . import attempts, client, interpreters, pipelines, selecting, tools
-from .field_types import MESSAGES, STR, TRAJECTORY, from_annotation
+from .field_types import STR, TRAJECTORY, from_annotation
+from .media_types import MESSAGES
 from .signatures import Field, by_name, read_signature
 
 if TYPE_CHECKING:

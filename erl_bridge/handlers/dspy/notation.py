@@ -1,7 +1,7 @@
 """DSPy's own notation, ``"question, context: list[str] -> answer: float"``, parsed here.
 
 Rule of this file: DSPy's parser imports the modules that a signature names, so it never sees one. What is no type of
-:mod:`.field_types` is refused with the place in the text.
+:mod:`.type_names` is refused with the place in the text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest
 from ...terms import Atom
-from .field_types import ANY, MAX_DEPTH, NAMES, ListOf, Maybe, dict_of, one_of
+from .field_types import ANY, ListOf, Maybe
+from .media_types import AUDIO, FILE, IMAGE, MESSAGES, CodeIn
+from .record_types import Part
+from .type_names import MAX_DEPTH, NAMES, dict_of, one_of, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +25,12 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>-?\d{1,18}(?!\w))|(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
-    r"|(?P<sign>->|[\[\],:|]))"
+    r"|(?P<sign>->|[\[\]{},:|]))"
 )
 _ESCAPE = re.compile(r"\\(['\"\\])")
-_TYPES = {**NAMES, "Any": ANY}
+_TYPES = {**NAMES, "Any": ANY, "Image": IMAGE, "Audio": AUDIO, "File": FILE, "History": MESSAGES, "Code": NAMES["code"]}
 _NONE = ("None", "NoneType")
+_WITH_PARTS = "list[T], dict[K, V], Optional[T], Literal[...], Code[...], {name: T}"
 
 
 def parse_signature(text: str, path: str) -> tuple[Fields, Fields]:
@@ -108,7 +112,7 @@ class _Parser:
             raise self._expected("a type beside None")
         return Maybe(kind) if nothing else kind
 
-    def _field(self) -> tuple[str, FieldType]:
+    def _field(self, depth: int = MAX_DEPTH) -> tuple[str, FieldType]:
         if self._kind != "word":
             raise self._expected("a field name")
         name = self._token
@@ -116,13 +120,15 @@ class _Parser:
         if self._token != ":":
             return name, NAMES["str"]
         self._next()
-        return name, self.type(MAX_DEPTH)
+        return name, self.type(depth)
 
     def _one_type(self, depth: int) -> FieldType | None:
         """A type, or None where the text says None."""
         name = self._token
+        if name == "{" and self._kind == "sign" and depth:
+            return self._record(depth)
         if self._kind != "word" or (name not in _TYPES and name not in _FORMS and name not in _NONE):
-            raise self._expected(f"a type ({', '.join(_TYPES)}, list[T], dict[K, V], Optional[T], Literal[...])")
+            raise self._expected(f"a type ({', '.join(_TYPES)}, {_WITH_PARTS})")
         if depth == 0:
             raise self._refuse(f"types nested deeper than {MAX_DEPTH}")
         self._next()
@@ -156,6 +162,23 @@ class _Parser:
             self._next()
             values.append(self._value())
         return one_of(values, self._path)
+
+    def _code(self, depth: int) -> FieldType:
+        if self._kind not in ("text", "word"):
+            raise self._expected("the name of a programming language")
+        language = self._token[1:-1] if self._kind == "text" else self._token
+        self._next()
+        return CodeIn(language)
+
+    def _record(self, depth: int) -> FieldType:
+        """``{name: type, …}``: a map with these fields."""
+        self._next()
+        fields = [self._field(depth - 1)]
+        while self._token == ",":
+            self._next()
+            fields.append(self._field(depth - 1))
+        self.take("}")
+        return record_of([Part(name, name, kind) for name, kind in fields], self._path)
 
     def _value(self) -> str | int:
         if self._kind not in ("text", "number"):
@@ -191,4 +214,5 @@ _FORMS: dict[str, Callable[[_Parser, int], FieldType]] = {
     "dict": _Parser._dict,
     "Optional": _Parser._optional,
     "Literal": _Parser._literal,
+    "Code": _Parser._code,
 }

@@ -26,7 +26,8 @@ from ...terms import Atom
 from ...vocabulary import named
 from . import client
 from .field_types import Misfit, fits
-from .signatures import by_name, checked_name, read_signature, write_fields
+from .names import checked_name
+from .signatures import by_name, read_signature, write_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,6 @@ under the name that the client wrote, atom or string.
 from __future__ import annotations
 
 import inspect
-import keyword
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +15,17 @@ from ...errors import InvalidRequest, OptimizationError
 from ...refusals import invalid, show
 from ...terms import Atom
 from ...vocabulary import named
-from .field_types import STR, Maybe, Misfit, from_wire
+from .field_types import STR, Maybe, Misfit
+from .media_types import InputOnly
+from .names import TAKEN, checked_name
 from .notation import parse_signature
+from .type_names import from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .field_types import FieldType
     from .schema import FieldMap, SignatureMap
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-
-# Found by building a signature with each name and running Predict, ChainOfThought, BootstrapFewShot and Evaluate on it.
-# fmt: off
-_TAKEN = frozenset((
-    "augmented", "base", "completions", "config", "demos", "fields", "input_fields", "instructions", "lm",
-    "model_config", "model_dump", "model_dump_json", "model_fields", "model_validate", "model_validate_json",
-    "model_validate_strings", "new_signature", "output_fields", "self", "signature",
-))
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +116,7 @@ def read_signature(value: Any, path: str) -> Signature:
     return from_payload(validate(value, SignatureMap, path), path)
 
 
-def read_field_list(value: Any, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> tuple[Field, ...]:
+def read_field_list(value: Any, path: str, what: str = "field", taken: frozenset[str] = TAKEN) -> tuple[Field, ...]:
     """The fields in a list that no schema has seen. Raises :class:`InvalidRequest`."""
     from ...validation import validate
     from .schema import FieldMap
@@ -143,32 +133,19 @@ def _read_fields(fields: list[FieldMap], path: str) -> tuple[Field, ...]:
     return tuple(_read_field(field, f"{path}[{index}]") for index, field in enumerate(fields))
 
 
-def _read_field(field: FieldMap, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> Field:
+def _read_field(field: FieldMap, path: str, what: str = "field", taken: frozenset[str] = TAKEN) -> Field:
     if not isinstance(field.name, (Atom, str)):
         raise invalid(f"{path}.name", "an atom or a string", field.name)
     name = checked_name(str(field.name), f"{path}.name", what, taken)
     return Field(name, field.name, from_wire(field.type, f"{path}.type"), field.description)
 
 
-def checked_name(name: str, path: str, what: str = "field", taken: frozenset[str] = _TAKEN) -> str:
-    """``name``, if Python and DSPy can use it for ``what``. Raises :class:`InvalidRequest`."""
-    why = None
-    if not _NAME.fullmatch(name):
-        why = "it must be ASCII letters, digits and underscores, beginning with a letter"
-    elif keyword.iskeyword(name):
-        why = "it is a keyword of Python"
-    elif name in taken or name.startswith("dspy_"):
-        why = "DSPy uses that name itself"
-    if why is not None:
-        raise InvalidRequest(
-            f"{path}: the {what} name {show(name)} cannot be used: {why}",
-            context={Atom("path"): path, Atom("got"): name, Atom("reason"): why},
-        )
-    return name
-
-
 def _whole(signature: Signature, path: str) -> Signature:
     """The signature with DSPy's own instructions where it has none, once no name is there twice."""
+    for field in signature.outputs:
+        if isinstance(field.type, InputOnly):
+            what = f"the output {field.name} cannot be of the type {field.type.name}"
+            raise InvalidRequest(f"{path}: {what}; only an input can", context={Atom("path"): path})
     names: set[str] = set()
     for field in signature.fields:
         if field.name in names:

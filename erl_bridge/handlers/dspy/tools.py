@@ -29,8 +29,9 @@ from ...validation import validate
 from ...vocabulary import named
 from . import client
 from .field_types import ANY, Maybe, Misfit
+from .names import checked_name
 from .notation import parse_fields
-from .signatures import Field, checked_name, read_field_list, read_fields, write_fields
+from .signatures import Field, read_field_list, read_fields, write_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
