@@ -32,6 +32,9 @@ defmodule ErlBridge.Options do
           | :pipeline
           | :provider
           | :program_load
+          | :program_put
+          | :program_get
+          | :program_rollback
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -521,6 +524,30 @@ defmodule ErlBridge.Options do
     lm: [type: :any, doc: "the language model of queries that name none"]
   ]
 
+  @program_put [
+    keep: [
+      type: :pos_integer,
+      doc:
+        "how many versions are kept; the oldest ones go, but never the current one. All unless told"
+    ]
+  ]
+
+  @program_get [
+    version: [type: :pos_integer, doc: "another version than the current one"],
+    safe: [
+      type: :boolean,
+      default: true,
+      doc: "refuse a file with atoms that this node does not know yet"
+    ]
+  ]
+
+  @program_rollback [
+    to: [
+      type: :pos_integer,
+      doc: "the version to go to; the one before the current one unless told"
+    ]
+  ]
+
   @program_load [
     safe: [
       type: :boolean,
@@ -560,7 +587,10 @@ defmodule ErlBridge.Options do
     optimization: @optimization,
     pipeline: @pipeline,
     provider: @provider,
-    program_load: @program_load
+    program_load: @program_load,
+    program_put: @program_put,
+    program_get: @program_get,
+    program_rollback: @program_rollback
   }
 
   @doc """
