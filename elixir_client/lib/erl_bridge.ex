@@ -30,7 +30,7 @@ defmodule ErlBridge do
         ErlBridge.predict(MyApp.Bridge, program, %{question: "What is 3+3?"}, lm: "openai/gpt-4o-mini")
 
   The program is plain data: keep it in a file (`ErlBridge.Program`) or a database, send it to
-  another node, use it in any bridge. `ErlBridge.Signature` makes such signatures shorter, and
+  another node, use it in any bridge; `ErlBridge.Program.Store` keeps versions. `ErlBridge.Signature` makes such signatures shorter, and
   `mix erl_bridge.optimize` does all that from the command line.
 
   Elixir terms go to Python and come back as native terms: integers of any size, atoms, binaries,

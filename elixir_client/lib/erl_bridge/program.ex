@@ -13,6 +13,8 @@ defmodule ErlBridge.Program do
   and back as what it was, and its fingerprint, which Python checks, is over all of it. These
   functions take it with keys that are atoms or strings.
 
+  `ErlBridge.Program.Store` keeps the versions of programs in a folder, and rolls back.
+
   ## The file
 
   A line with the version of the format and the SHA-256 of what follows, then the program in the

@@ -228,4 +228,84 @@ defmodule ErlBridge.ModuleLiveTest do
     assert Exception.message(error) =~
              "payload.module.steps[0]: nothing gives the input wrd"
   end
+
+  test "fields of maps, dates and code come as Elixir's own", %{bridge: bridge} do
+    signature =
+      Signature.new(
+        inputs: [text: :str, on: :date],
+        outputs: [
+          people: {:list, {:map, [name: :str, since: :date, role: {:literal, [:boss, :clerk]}]}},
+          script: {:code, :elixir}
+        ]
+      )
+
+    answer =
+      say(
+        people: ~s([{"name": "Ann", "since": "2020-02-29", "role": "boss"}]),
+        script: "```elixir\nIO.puts(1)\n```"
+      )
+
+    assert {:ok,
+            %{people: [%{name: "Ann", since: ~D[2020-02-29], role: :boss}], script: "IO.puts(1)"}} =
+             ErlBridge.predict(bridge, signature, %{text: "x", on: ~D[2024-01-01]},
+               lm: fn _request -> answer end
+             )
+
+    assert {:error, %Error{type: :invalid_request} = error} =
+             ErlBridge.predict(bridge, signature, %{text: "x", on: "today"}, lm: @lm)
+
+    assert Exception.message(error) =~ "payload.inputs.on: expected date, got \"today\""
+  end
+
+  @guide File.read!(Path.expand("../../guides/modules_and_programs.md", __DIR__))
+
+  defmodule Guide do
+    def handbook(_query, _limit), do: "a page"
+    def search(_query), do: ["a page"]
+  end
+
+  test "what the guide shows can be pasted", %{bridge: bridge} do
+    code =
+      for [_all, code] <- Regex.scan(~r/```elixir\n(.*?)```/s, @guide) do
+        code
+        |> String.replace("MyApp.Handbook.search(", "ErlBridge.ModuleLiveTest.Guide.handbook(")
+        |> String.replace("MyApp.Search.find(", "ErlBridge.ModuleLiveTest.Guide.search(")
+      end
+
+    [modules, tools, refine, pipeline, _programs, _store] = code
+    binding = [bridge: bridge, lm: @lm, signature: question(), inputs: %{question: "?"}]
+
+    for {block, more} <- [
+          {modules, []},
+          {tools, [lm: model(@finish)]},
+          {refine, [lm: model([say(reasoning: "so", answer: "short")])]},
+          {pipeline, [rows: [%{question: "q", answer: "unknown"}]]}
+        ] do
+      Code.eval_string(block, Keyword.merge(binding, more))
+    end
+  end
+
+  @tag :tmp_dir
+  test "what the guide shows of programs can be pasted", %{bridge: bridge, tmp_dir: folder} do
+    [programs, store] =
+      for [_all, code] <- Regex.scan(~r/```elixir\n(.*?)```/s, @guide),
+          code =~ "ErlBridge.Program.",
+          do:
+            code
+            |> String.replace("/var/lib/my_app", folder)
+            |> String.replace("priv/", "#{folder}/")
+
+    rows = [%{question: "q", answer: "a"}]
+    {:ok, %{program: older}} = ErlBridge.train(bridge, question(), rows, lm: @lm)
+    {:ok, %{program: program}} = ErlBridge.train(bridge, question(), rows ++ rows, lm: @lm)
+    Program.Store.put(Path.join(folder, "programs"), "answers", older)
+
+    assert ExUnit.CaptureIO.capture_io(fn ->
+             Code.eval_string(programs, program: program, older: older)
+           end) =~ "self: demos: 1 added"
+
+    {_older, binding} = Code.eval_string(store, program: program)
+    assert binding[:version] == 2
+    assert binding[:older] == 1
+  end
 end
