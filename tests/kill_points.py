@@ -107,4 +107,5 @@ def main(folder: str) -> None:
     print(total)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
