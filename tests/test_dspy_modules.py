@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +339,23 @@ def test_who_runs_the_bridge_chooses_where_code_runs(monkeypatch: pytest.MonkeyP
     for name in ("interpreter", "interpreter_factory"):
         with pytest.raises(InvalidRequest, match=f'payload.module: unknown key "{name}"'):
             run(Model(), module={"name": "rlm", name: "local"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes that end with their parent are Linux's")
+def test_code_that_hangs_ends_with_the_job(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    hangs = f"import os\nwith open({str(pipe)!r}, 'w') as file: file.write(str(os.getpid()))\nwhile True: pass"
+    code = f"from erl_bridge.handlers.dspy import interpreters\ninterpreters._local().execute({hangs!r})"
+    job = subprocess.Popen([sys.executable, "-c", code])
+    worker = os.pidfd_open(int(pipe.read_text()))  # there is none to read before the code runs
+    try:
+        job.kill()
+        job.wait()
+        ended, _, _ = select.select([worker], [], [], 30)
+        assert ended == [worker]
+    finally:
+        os.close(worker)
 
 
 # -- in programs ------------------------------------------------------------------------------------------------------

@@ -223,6 +223,18 @@ def test_models_write_no_media(kind: str) -> None:
         ask(A(kind), "x")
 
 
+def test_a_model_of_the_client_sees_the_media() -> None:
+    picture, sound = {"data": PNG, "type": "image/png"}, {"data": b"RIFF", "format": "wav"}
+    _, request = ask(A("str"), "ok", text=(A("str"), "look"), a=(A("image"), picture), b=(A("audio"), sound))
+    parts = request[A("messages")][-1]["content"]
+    assert "look" in parts[0]["text"]
+    shown = [{**part, "data": base64.b64decode(part["data"])} for part in parts if part["type"] != "text"]
+    assert shown == [
+        {"type": "image", "media_type": "image/png", "data": PNG},
+        {"type": "audio", "media_type": "audio/wav", "data": b"RIFF"},
+    ]
+
+
 def test_a_conversation_goes_before_the_question() -> None:
     earlier = [{"text": "first?", "out": "one"}]
     _, request = ask(A("str"), "two", text=(A("str"), "second?"), history=(A("history"), earlier))

@@ -148,7 +148,19 @@ def _asked(request: Any, **more: Any) -> dict[Any, Any]:
 _TOOL = ("name", "description", "parameters")
 
 
-def _messages(request: Any) -> list[dict[str, str]]:
+def _messages(request: Any) -> list[dict[str, Any]]:
     system = request.system if isinstance(request.system, str) else "".join(part.text for part in request.system or ())
     first = [{"role": "system", "content": system}] if system else []
-    return first + [{"role": message.role, "content": message.text or ""} for message in request.messages]
+    return first + [{"role": message.role, "content": _content(message)} for message in request.messages]
+
+
+def _content(message: Any) -> Any:
+    """The text of a message; where it holds media, too, a list of maps: the ``type`` of each part and what it is."""
+    if not any(part.type in _MEDIA for part in message.parts):
+        return message.text or ""
+    parts = ({key: getattr(part, key, None) for key in _PART} for part in message.parts)
+    return [{key: value for key, value in part.items() if value is not None} for part in parts]
+
+
+_MEDIA = ("image", "audio", "document")
+_PART = ("type", "text", "media_type", "url", "data", "file_id")
