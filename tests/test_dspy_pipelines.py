@@ -113,6 +113,22 @@ def test_fields_with_atoms_stay_with_atoms_on_the_whole_way() -> None:
     assert client.calls[-1] == (A("look"), [{A("kind"): "x"}])
 
 
+def test_a_record_goes_from_step_to_step_whoever_wrote_its_type_and_how() -> None:
+    person = (A("map"), [{A("name"): A("name"), A("description"): "the full name"}])
+    steps = [
+        {
+            "name": "find",
+            "signature": {"input_fields": [{"name": "question"}], "output_fields": [{"name": "who", "type": person}]},
+        },
+        {"name": "greet", "signature": "who: {name: str} -> answer", "callback": "greet"},
+    ]
+    client = Client(
+        lm=lambda request: '[[ ## who ## ]]\n{"name": "Ann"}\n\n[[ ## completed ## ]]',
+        greet=lambda inputs: f"Hello {inputs['who']['name']}",
+    )
+    assert run(client, module=steps) == {"answer": "Hello Ann"}
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

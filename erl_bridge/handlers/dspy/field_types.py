@@ -364,7 +364,7 @@ def fits(given: FieldType, wanted: FieldType) -> bool:
     >>> fits(ListOf(INT), ListOf(FLOAT)), fits(Maybe(STR), STR)
     (True, False)
     """
-    if given == wanted or wanted == ANY or (given, wanted) == (INT, FLOAT):
+    if str(given) == str(wanted) or wanted == ANY or (given, wanted) == (INT, FLOAT):
         return True
     if isinstance(wanted, Maybe):
         return fits(given.of if isinstance(given, Maybe) else given, wanted.of)
