@@ -281,6 +281,17 @@ def test_between_two_attempts_the_model_says_what_to_do_better() -> None:
         assert told in model.asked(1)
 
 
+def test_the_model_may_be_the_judge() -> None:
+    answers = [say(answer="rude"), say(score="0.25"), say(answer="polite"), say(score="0.75")]
+    model = Model(*answers)
+    module = best_of(n=2, reward={"judge": "Is the answer polite?"})
+    assert run(model, module=module) == {"answer": "polite"}
+    assert "Is the answer polite?" in model.told(1)
+    assert '"answer": "rude"' in model.asked(1)
+    with pytest.raises(OptimizationError, match=r"the language model that judges answered 7\.0, no score"):
+        run(Model(say(answer="x"), say(score="7.0")), module=module)
+
+
 def test_chains_are_compared() -> None:
     chains = [say(reasoning=f"way {n}", answer=f"a{n}") for n in range(3)]
     model = Model(*chains, say(rationale="the second", answer="a1"))
@@ -369,7 +380,7 @@ EVERY = [
      ["code_generate.predict", "code_regenerate.predict", "generate_output.predict"]),
     ("rlm", {"name": "rlm", "max_llm_calls": 3}, ["generate_action", "extract"]),
     ("best_of_n", best_of(n=2, threshold=0.5), ["module"]),
-    ("refine", best_of("refine", module="chain_of_thought"), ["module.predict"]),
+    ("refine", best_of("refine", module="chain_of_thought", reward={"judge": "Is it good?"}), ["module.predict"]),
     ("multi_chain_comparison", {"name": "multi_chain_comparison", "n": 2}, ["attempt.predict", "compare.predict"]),
     ("pipeline", [{"name": "only", "signature": QA, "module": "react", "inputs": {"question": "question"}}], None),
     ("callback", {"callback": "f"}, []),
@@ -455,6 +466,7 @@ REFUSED: list[tuple[Any, str]] = [
     (best_of(threshold="high"), 'payload.module.threshold: expected a number, got "high"'),
     (best_of(reward="exact_match"), 'payload.module.reward: expected a map, got "exact_match"'),
     (best_of(reward={"metric": 1}), "payload.module.reward: expected %{callback: name}, a function of inputs and"),
+    (best_of(reward={"judge": 5}), "payload.module.reward: expected %{callback: name}, a function of inputs and"),
     (best_of(module="tree"), "payload.module.module: expected one of predict, "),
     ({"n": 3}, "payload.module: expected a module: one of predict, "),
 ]  # fmt: skip

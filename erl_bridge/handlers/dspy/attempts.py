@@ -11,12 +11,14 @@ import inspect
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.predict.refine import OfferFeedback, inspect_modules, recursive_mask
+from dspy.signatures.signature import make_signature
 
-from ...errors import CallbackError
+from ...errors import CallbackError, OptimizationError
 from ...refusals import show
 from ...terms import Atom
 from . import client
@@ -48,6 +50,10 @@ class Reward:
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
 
+    @property
+    def told(self) -> str:
+        return f"The function {self.callback} of the application."
+
     def __call__(self, inputs: dict[str, Any], prediction: Any) -> float:
         args = [write_fields(self.inputs, inputs), write_fields(self.outputs, prediction)]
         answer = client.ask(self.callback, args)
@@ -61,10 +67,42 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """The language model in use says how good outputs are, from 0.0 to 1.0, by what the client wrote of it."""
+
+    criteria: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    @property
+    def told(self) -> str:
+        return self.criteria
+
+    def __call__(self, inputs: dict[str, Any], prediction: Any) -> float:
+        asked = {"task": _json(write_fields(self.inputs, inputs))}
+        given = {"answer": _json(write_fields(self.outputs, prediction))}
+        with dspy.context(trace=None):
+            score = _judge(self.criteria)(**asked, **given).score
+        if not isinstance(score, float) or not 0.0 <= score <= 1.0:
+            raise OptimizationError(f"the language model that judges answered {show(score)}, no score from 0.0 to 1.0")
+        return score
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Judge:
+        return self
+
+
+@lru_cache(maxsize=64)
+def _judge(criteria: str) -> Any:
+    told = {name: (str, dspy.InputField()) for name in ("task", "answer")}
+    score = (float, dspy.OutputField(desc="from 0.0 (not at all) to 1.0 (entirely)"))
+    return dspy.Predict(make_signature({**told, "score": score}, criteria))
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """How often to try, when it is good enough, and how many attempts may fail; None is all but one."""
 
-    reward: Reward
+    reward: Reward | Judge
     n: int
     threshold: float | None
     fail_count: int | None
@@ -125,7 +163,7 @@ class BestOf(dspy.Module):  # type: ignore[misc]
             "program_inputs": inputs,
             "program_trajectory": steps,
             "program_outputs": dict(prediction),
-            "reward_code": f"The function {self._terms.reward.callback} of the application.",
+            "reward_code": self._terms.reward.told,
             "target_threshold": self._terms.threshold,
             "reward_value": reward,
             "module_names": list(names.values()),
@@ -136,7 +174,8 @@ class BestOf(dspy.Module):  # type: ignore[misc]
 
 
 def _json(value: Any) -> str:
-    return json.dumps(recursive_mask(value), indent=2, ensure_ascii=False, default=str)
+    plain = {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+    return json.dumps(recursive_mask(plain), indent=2, ensure_ascii=False, default=str)
 
 
 def _hinting(advice: dict[str, str], module: Any) -> Any:

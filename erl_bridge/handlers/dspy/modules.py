@@ -251,11 +251,14 @@ def _inner(value: Any, place: Place) -> Module:
     return read(value, place.signature, place.path, place.path, place.depth - 1)
 
 
-def _reward(value: Any, place: Place) -> Atom | str:
+def _reward(value: Any, place: Place) -> tuple[str, Atom | str]:
+    """What kind of reward, and the name of the function or what the model is to judge by."""
     pairs = by_name(value, place.path)
-    if list(pairs) != ["callback"]:
-        raise invalid(place.path, "%{callback: name}, a function of inputs and outputs", value)
-    return client.read_name(pairs["callback"][1], f"{place.path}.callback")
+    if list(pairs) == ["callback"]:
+        return "callback", client.read_name(pairs["callback"][1], f"{place.path}.callback")
+    if list(pairs) == ["judge"] and isinstance(pairs["judge"][1], str) and pairs["judge"][1]:
+        return "judge", pairs["judge"][1]
+    raise invalid(place.path, "%{callback: name}, a function of inputs and outputs, or %{judge: text}", value)
 
 
 # -- builders, and what modules add to the outputs --------------------------------------------------------------------
@@ -285,7 +288,8 @@ def _best_of(refine: bool) -> Callable[[Module], Any]:
     def build(module: Module) -> Any:
         options = module.options
         inner: Module = options["module"]
-        reward = attempts.Reward(options["reward"], inner.signature.inputs, inner.outputs)
+        kind, value = options["reward"]
+        reward = _REWARDS[kind](value, inner.signature.inputs, inner.outputs)
         terms = attempts.Terms(reward, options["n"], options["threshold"], options["fail_count"])
         return attempts.BestOf(inner.build(), terms, refine=refine)
 
@@ -312,12 +316,14 @@ def _those_of_the_inner(module: Module) -> Mapping[str, FieldType]:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 _MAX_ATTEMPTS = 32
+_REWARDS: dict[str, Callable[..., Any]] = {"callback": attempts.Reward, "judge": attempts.Judge}
 _BEST_OF = {
     "module": Option("what is tried; any module", _inner, wire=lambda inner: inner.wire),
     "reward": Option(
-        "`%{callback: name}`: a function of the inputs and the outputs, two maps; a number or a boolean",
+        "`%{callback: name}`: a function of the inputs and the outputs, two maps, that gives a number or a boolean; or "
+        "`%{judge: text}`: the model says how well that is met, from 0.0 to 1.0",
         _reward,
-        wire=lambda name: named({"callback": name}),
+        wire=lambda reward: named({reward[0]: reward[1]}),
     ),
     "n": _count("how many attempts there are at most", 3, _MAX_ATTEMPTS),
     "threshold": Option("the reward that is good enough; without it all attempts are made", _number, None),
