@@ -441,6 +441,52 @@ def test_an_agent_is_optimized_in_all_of_its_predictors() -> None:
         programs.from_map({**program, A("fingerprint"): None}, "program")
 
 
+def calls(name: str, **args: Any) -> str:
+    return say(next_thought="hm", tool_calls=json.dumps({"tool_calls": [{"name": name, "args": args}]}))
+
+
+LEARNING: list[tuple[Any, list[str], list[int]]] = [
+    ({"name": "react_v2", "tools": [SEARCH]}, [calls("search", query="x"), calls("submit", answer="here")], [1]),
+    ("program_of_thought",
+     [say(reasoning="c", generated_code="```python\nSUBMIT({'answer': 1})\n```"), say(reasoning="d", answer="here")],
+     [1, 0, 1]),
+    ({"name": "rlm", "tools": [SEARCH]},
+     [say(reasoning="l", code="```python\nprint(search(query='x'))\n```"),
+      say(reasoning="a", code="```python\nSUBMIT(answer='here')\n```")],
+     [1, 0]),
+    ({"name": "multi_chain_comparison", "n": 2},
+     [say(reasoning="a", answer="x"), say(reasoning="b", answer="here"), say(rationale="r", answer="here")],
+     [1, 1]),
+    (best_of("refine", n=2, threshold=5),
+     [say(answer="here"), say(discussion="d", advice='{"self": "x"}'), say(answer="here")],
+     [1]),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("local_interpreter")
+@pytest.mark.parametrize(("module", "answers", "learned"), LEARNING, ids=[str(one[0])[:24] for one in LEARNING])
+def test_what_predictors_learned_goes_through_json_and_works(
+    module: Any, answers: list[str], learned: list[int]
+) -> None:
+    functions = {"search": lambda args: "found", "judge": lambda inputs, outputs: len(outputs["answer"])}
+    payload = {
+        "signature": QA,
+        "module": module,
+        "training_data": [{"question": "q", "answer": "here"}] * 2,
+        "lm": {"callback": "lm"},
+        "config": {"max_demos": 1, "max_labeled_demos": 0, "num_threads": 1},
+    }
+    client = Client(lm=Model(*answers * 8), **functions)
+    program = jobs.optimize_signature(payload, client.context)[A("program")]
+    assert [len(one[A("demos")]) for one in program[A("predictors")]] == learned
+    stored = json.loads(json.dumps(texts(program)))
+    assert programs.from_map(stored, "program").fingerprint() == program[A("fingerprint")]
+    model = Model(*answers)
+    result = run(model, module=None, signature=None, program=stored, client=functions)
+    assert texts(result)["answer"] == "here"
+    assert any(message["role"] == "assistant" for message in model.requests[0][A("messages")])  # a demonstration
+
+
 def test_attempts_are_seen_by_optimizers() -> None:
     rows = [{"question": "q", "answer": "abcd"}]
     model = Model(*[say(answer="ab"), say(answer="abcd")] * 4)
@@ -514,3 +560,19 @@ def test_a_program_has_its_tools() -> None:
 def test_the_documentation_has_the_table() -> None:
     text = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
     assert modules.table() in text
+
+
+def test_records_are_learned_by_a_predictor_that_is_asked_several_times() -> None:
+    answers = [
+        *(say(reasoning="r", who='{"name": "Ann"}') for _ in range(2)),
+        say(rationale="r", who='{"name": "Ann"}'),
+    ]
+    payload = {
+        "signature": "q -> who: {name: str}",
+        "module": {"name": "multi_chain_comparison", "n": 2},
+        "training_data": [{"q": "1", "who": {"name": "Ann"}}] * 2,
+        "lm": {"callback": "lm"},
+        "config": {"max_demos": 1, "max_labeled_demos": 0, "num_threads": 1},
+    }
+    program = jobs.optimize_signature(payload, Client(lm=Model(*answers * 8)).context)[A("program")]
+    assert [one[A("demos")][0]["who"] for one in program[A("predictors")]] == [{"name": "Ann"}] * 2

@@ -305,6 +305,8 @@ class Internal:
         try:
             return TypeAdapter(self.annotation).validate_python(ANY.read(value))
         except ValidationError:
+            if isinstance(value, str):
+                return value  # what some of them are written as, for a prompt, and can only be shown again
             raise Misfit(self.expected, value) from None
 
     def write(self, value: Any) -> Any:

@@ -268,7 +268,9 @@ def _agent(make: Any) -> Callable[[Module], Any]:
     def build(module: Module) -> Any:
         options = module.options
         agent_tools = [tool.build() for tool in options["tools"]]
-        return make(module.signature.build(), tools=agent_tools, max_iters=options["max_iters"])
+        agent = make(module.signature.build(), tools=agent_tools, max_iters=options["max_iters"])
+        agent.tools = {name: tools.picklable(tool) for name, tool in agent.tools.items()}
+        return agent
 
     return build
 

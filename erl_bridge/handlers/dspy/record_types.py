@@ -85,7 +85,13 @@ class RecordOf:
 
 @lru_cache(maxsize=512)
 def _model(record: RecordOf) -> Any:
-    from pydantic import ConfigDict, Field, create_model
+    from pydantic import BaseModel, ConfigDict, Field, create_model
+
+    class Record(BaseModel):
+        model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+        def __reduce__(self) -> Any:  # optimizers make hashes of what they saw by pickling it
+            return dict, (dict(self),)
 
     fields: dict[str, Any] = {
         part.name: (
@@ -95,4 +101,4 @@ def _model(record: RecordOf) -> Any:
         for part in record.parts
     }
     name = "".join(part.name.title().replace("_", "") for part in record.parts)[:60]
-    return create_model(name, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+    return create_model(name, __base__=Record, **fields)

@@ -70,7 +70,7 @@ class Tool:
 
     def build(self) -> Any:
         """The tool as DSPy takes it."""
-        return dspy.Tool(
+        return AgentTool(
             func=lambda **given: self.call(given),
             name=self.name,
             desc=self.description or "",
@@ -92,6 +92,18 @@ class Tool:
             if name not in names:
                 raise unknown_key("the arguments", name, names)
         return read_fields(self.args, {name: (name, value) for name, value in given.items()}, "the arguments")
+
+
+class AgentTool(dspy.Tool):  # type: ignore[misc]
+    """A tool of DSPy's that optimizers can pickle: they make hashes of what they saw a program do, in no other way."""
+
+    def __reduce__(self) -> Any:
+        return str, (self.name,)
+
+
+def picklable(tool: Any) -> AgentTool:
+    """One of DSPy's own tools, which are closures."""
+    return AgentTool(tool.func, name=tool.name, desc=tool.desc, args=tool.args, arg_types=tool.arg_types)
 
 
 def _schema(arg: Field) -> dict[str, Any]:
