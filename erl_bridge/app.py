@@ -34,15 +34,19 @@ class Handler(Value):
     ``function`` is a callable ``(payload, context) -> result`` or its ``"module:name"``, which is imported when first
     needed. ``schema`` is a ``msgspec.Struct`` that the payload is turned into first. A job with ``reuse`` leaves its
     process for the next one of its kind.
+
+    ``cache`` says how long a client may keep a result for the same payload, where its dialect can tell it (BERT-RPC):
+    a number of seconds, 0 for ever, or ``"validate"``: it must ask whether the result is still the same.
     """
 
-    __slots__ = ("name", "function", "run", "schema", "reuse", "order")
+    __slots__ = ("name", "function", "run", "schema", "reuse", "order", "cache")
     name: str
     function: Function | str
     run: str
     schema: type | None
     reuse: bool
     order: Order | None
+    cache: int | str | None
 
     def __init__(
         self,
@@ -52,12 +56,15 @@ class Handler(Value):
         schema: type | None = None,
         reuse: bool = False,
         order: Order | None = None,
+        cache: int | str | None = None,
     ) -> None:
         if run not in RUNS:
             raise ValueError(f"handler {name}: expected run to be one of {', '.join(RUNS)}, got {run!r}")
         if (run == "ordered") != (order is not None):
             raise ValueError(f'handler {name}: order is for run="ordered", and needed there')
-        self._set(name=name, function=function, run=run, schema=schema, reuse=reuse, order=order)
+        if cache not in (None, "validate") and not (type(cache) is int and cache >= 0):
+            raise ValueError(f'handler {name}: expected cache to be seconds or "validate", got {cache!r}')
+        self._set(name=name, function=function, run=run, schema=schema, reuse=reuse, order=order, cache=cache)
 
     def resolve(self) -> Callable[..., Any]:
         """The function itself. Raises :class:`MissingPackage` when what it needs is not installed."""
@@ -101,12 +108,18 @@ class Bridge:
         self.handlers: dict[str, Handler] = {}
 
     def handler(
-        self, name: str | None = None, *, run: str = "thread", schema: type | None = None, reuse: bool = False
+        self,
+        name: str | None = None,
+        *,
+        run: str = "thread",
+        schema: type | None = None,
+        reuse: bool = False,
+        cache: int | str | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function under ``name`` (its own name if none is given). See :class:`Handler`."""
 
         def register(function: F) -> F:
-            self.add(Handler(name or function.__name__, function, run, schema, reuse))
+            self.add(Handler(name or function.__name__, function, run, schema, reuse, cache=cache))
             return function
 
         return register

@@ -11,7 +11,6 @@ import sys
 
 from .arguments import Option, UsageError, parse, usage
 from .datasets.ceilings import DEFAULT as CEILINGS
-from .datasets.ceilings import Ceilings
 from .files.source import MAX_FILE, MAX_ROW
 from .framing import HEADER, MAX_FRAME
 from .lanes import MAX_WAITING
@@ -77,6 +76,10 @@ def _not_negative(text: str) -> int:
     return value
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _two_fds(text: str) -> tuple[int, int]:
     fd_in, fd_out = (int(part) for part in text.split(","))
     return fd_in, fd_out
@@ -104,25 +107,16 @@ def serve_port(
         return 2
     # Only now, with stdout out of reach, is anything imported that might print.
     from . import logs
-    from .app import Bridge, load, table
-    from .dispatch import Capacity, Dispatcher
-    from .handlers import Datasets, builtin, system
-    from .jobs.runner import JobRunner
+    from .dispatch import Capacity
+    from .handlers import system
+    from .service import Service
     from .session import Session
-    from .timers import Timers
     from .transports.base import serve
 
-    timers = Timers()
-    datasets = Datasets(Ceilings(**ceilings), timers)
-    try:
-        users = load(app) if app else Bridge()
-        handlers = table(builtin(dspy=not no_dspy, datasets=datasets), users)
-    except Exception as error:
-        print(f"erl_bridge port: --app: cannot load {app}: {error!r}", file=sys.stderr)
-        return 1
     capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
-    has_jobs = any(handler.run == "job" for handler in users)
-    jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
+    service = Service.of("port", app, not no_dspy, capacity, job_memory, ceilings)
+    if service is None:
+        return 1
     transport = PortTransport(*descriptors, spin_us=spin_us)
 
     def end() -> None:
@@ -132,20 +126,20 @@ def serve_port(
         sys.stdout.flush()
         os._exit(0)
 
-    dispatcher = Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=end)
-    hello = system.hello(handlers, capacity, max_frame)
+    dispatcher = service.dispatcher(on_shutdown=end)
+    hello = system.hello(service.handlers, capacity, max_frame)
 
     def ready() -> None:
         logs.install()
         if not (no_preload or no_dspy):
-            jobs.start()
+            service.jobs.start()
 
     try:
         serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready)
     finally:
         draining = dispatcher.draining
         dispatcher.close()
-        datasets.close(keep=draining)
+        service.datasets.close(keep=draining)
     return 0
 
 
@@ -215,13 +209,11 @@ def serve_node(
 ) -> int:
     """Be a hidden node of an Erlang cluster until ``:shutdown`` or a signal; returns the exit status."""
     from . import logs
-    from .app import Bridge, load, table
-    from .dispatch import Capacity, Dispatcher
-    from .handlers import Datasets, builtin, system
-    from .jobs.runner import JobRunner
+    from .dispatch import Capacity
+    from .handlers import system
     from .node import serve
     from .node.cookie import BadCookie
-    from .timers import Timers
+    from .service import Service
     from .transports.tls import BadTls
 
     out = claim_stdio()[1]
@@ -241,32 +233,22 @@ def serve_node(
     except (serve.BadOption, BadCookie, BadTls) as error:
         print(f"erl_bridge node: {error}", file=sys.stderr)
         return 2
-    timers = Timers()
-    datasets = Datasets(Ceilings(**ceilings), timers)
-    try:
-        users = load(app) if app else Bridge()
-        handlers = table(builtin(dspy=not no_dspy, datasets=datasets), users)
-    except Exception as error:
-        print(f"erl_bridge node: --app: cannot load {app}: {error!r}", file=sys.stderr)
-        return 1
     capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
-    has_jobs = any(handler.run == "job" for handler in users)
-    jobs = JobRunner(timers, app=app if has_jobs else "", memory=job_memory, dspy=not no_dspy)
-
-    def make_dispatcher(on_shutdown: Callable[[], None]) -> Dispatcher:
-        return Dispatcher(handlers, jobs=jobs, timers=timers, capacity=capacity, on_shutdown=on_shutdown)
+    service = Service.of("node", app, not no_dspy, capacity, job_memory, ceilings)
+    if service is None:
+        return 1
 
     def ready(node_name: str, node_port: int) -> None:
         logs.install()
         if not (no_preload or no_dspy):
-            jobs.start()
+            service.jobs.start()
         os.write(out, f"ready node {node_name} {node_port}\n".encode())
 
     try:
-        facts = system.hello(handlers, capacity, max_frame)
-        return serve.serve(settings, tls, timers, facts, spin_us, make_dispatcher, ready)
+        facts = system.hello(service.handlers, capacity, max_frame)
+        return serve.serve(settings, tls, service.timers, facts, spin_us, service.dispatcher, ready)
     finally:
-        datasets.close(keep=False)
+        service.datasets.close(keep=False)
 
 
 def _one(text: str) -> list[str]:
@@ -293,6 +275,99 @@ _NODE_OPTIONS = [
     Option("--tick-time", "seconds after which a silent node is taken for gone", "SECONDS", _seconds, 60.0),
     Option("--max-queued", "bytes that may wait for a node that does not read", "BYTES", _positive, MAX_FRAME),
     *(option for option in _PORT_OPTIONS if option.name != "--fds"),
+]
+
+
+def serve_tcp(
+    app: str,
+    host: str,
+    port: int,
+    expose: list[str],
+    token_file: str,
+    token_env: str,
+    tls_cert: str,
+    tls_key: str,
+    tls_ca: str,
+    callback_hosts: list[str],
+    no_dspy: bool,
+    no_preload: bool,
+    max_frame: int,
+    max_stream: int,
+    max_connections: int,
+    idle_timeout: float,
+    read_timeout: float,
+    max_timeout_ms: int,
+    drain_ms: int,
+    max_in_flight: int,
+    max_threads: int,
+    max_jobs: int,
+    job_memory: int,
+    max_waiting: int,
+    **ceilings: int,
+) -> int:
+    """Serve clients of BERT-RPC over TCP until SIGTERM; returns the exit status."""
+    out = claim_stdio()[1]
+    from . import logs
+    from .berp import Rules
+    from .dispatch import Capacity
+    from .service import Service, exposed, read_token
+    from .transports.tcp import Limits, TcpServer, listen, stop_on_signals
+    from .transports.tls import BadTls, server_context
+
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
+    service = Service.of("tcp", app, not no_dspy, capacity, job_memory, ceilings)
+    if service is None:
+        return 1
+    try:
+        token = read_token(token_file, token_env)
+        rules = Rules(
+            exposed(expose, service),
+            token=token,
+            max_frame=max_frame,
+            max_stream=max_stream,
+            max_timeout_ms=max_timeout_ms,
+        )
+        tls = server_context(tls_cert, tls_key, tls_ca) if tls_cert else None
+        listener = listen(host, port)
+    except (OSError, ValueError, BadTls) as error:
+        print(f"erl_bridge tcp: {error}", file=sys.stderr)
+        return 2
+    limits = Limits(max_connections, idle_timeout, read_timeout, read_timeout)
+    server = TcpServer(
+        listener, rules, limits, tls=tls, callback_hosts=frozenset(callback_hosts), drain=drain_ms / 1000
+    )
+    dispatcher = service.dispatcher(on_shutdown=server.finish)
+    stop_on_signals(server)
+    logs.install()
+    if not (no_preload or no_dspy):
+        service.jobs.start()
+    os.write(out, "ready tcp {} {}\n".format(*listener.getsockname()[:2]).encode())
+    try:
+        server.serve(dispatcher)
+    finally:
+        dispatcher.close()
+        service.datasets.close(keep=True)
+    return 0
+
+
+_TCP_OPTIONS = [
+    Option("--app", "serve the handlers of this erl_bridge.Bridge too", "MODULE:NAME", str, ""),
+    Option("--host", "the address to listen on", "ADDRESS", str, "127.0.0.1"),
+    Option("--port", "the port to listen on, 0 for any that is free", "N", _not_negative, 0),
+    Option("--expose", "only these modules and module.function", "NAME,...", _names, []),
+    Option("--token-file", "the file with the token that clients must show", "FILE", str, ""),
+    Option("--token-env", "the environment variable with that token", "NAME", str, ""),
+    Option("--tls-cert", "speak TLS with this certificate (PEM)", "FILE", str, ""),
+    Option("--tls-key", "its key, where it is not in the same file", "FILE", str, ""),
+    Option("--tls-ca", "let in only clients with a certificate of these authorities", "FILE", str, ""),
+    Option("--callback-hosts", "where results of casts may go, besides the client's own host", "HOST,...", _names, []),
+    Option("--max-stream", "bytes of a stream that goes with a request", "BYTES", _positive, MAX_FRAME),
+    Option("--max-connections", "connections at once", "N", _positive, 1000),
+    Option("--idle-timeout", "seconds that a connection may be without a request", "SECONDS", _seconds, 300.0),
+    Option("--read-timeout", "seconds that a request may take to come in", "SECONDS", _seconds, 60.0),
+    Option("--max-timeout-ms", "the longest time for a request, 0 for no limit", "MS", _not_negative, 0),
+    Option("--drain-ms", "what requests get to finish after SIGTERM", "MS", _not_negative, 5000),
+    *(option for option in _PORT_OPTIONS if option.name not in ("--app", "--fds", "--spin-us")),
 ]
 
 
@@ -362,6 +437,7 @@ _DATASETS_OPTIONS = [
 _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "port": (serve_port, "Serve an Erlang Port opened with {packet, 4}.", _PORT_OPTIONS),
     "node": (serve_node, "Be a hidden node of an Erlang cluster.", _NODE_OPTIONS),
+    "tcp": (serve_tcp, "Serve clients of BERT-RPC 1.0 over TCP.", _TCP_OPTIONS),
     "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
     "datasets": (
         datasets,

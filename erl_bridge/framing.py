@@ -120,3 +120,41 @@ def refuse(oversized: Oversized) -> SerializationError:
         "send less at once, send it as a dataset, or raise --max-frame",
         context={Atom("frame_bytes"): oversized.length, Atom("limit"): oversized.limit},
     )
+
+
+class FrameBuffer:
+    """As :class:`FrameReader`, but frames are taken one by one: what the next may be depends on the one before.
+
+    >>> buffer = FrameBuffer()
+    >>> buffer.feed(bytes([0, 0, 0, 1, 7, 0, 0]))
+    >>> buffer.take(100), buffer.take(100), len(buffer)
+    (b'\\x07', None, 2)
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._at = 0
+
+    def __len__(self) -> int:
+        """Bytes that no frame was made of yet."""
+        return len(self._data) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes at the end."""
+        del self._data[: self._at]
+        self._at = 0
+        self._data += data
+
+    def take(self, max_frame: int) -> bytes | Oversized | None:
+        """The next frame, if all of it is there. An :class:`Oversized` stays where it is."""
+        have = len(self._data) - self._at
+        if have < HEADER:
+            return None
+        (length,) = _unpack_length(self._data, self._at)
+        if length > max_frame:
+            return Oversized(length, max_frame)
+        if have < HEADER + length:
+            return None
+        start = self._at + HEADER
+        self._at = start + length
+        return bytes(self._data[start : self._at])

@@ -217,3 +217,42 @@ def trace(payload: Any, context: Context) -> Any:
 def rows(payload: Any, context: Context) -> Any:
     found = context.rows(payload["rows"])
     return {"count": len(found), "first": found[0], "last": found[-1], "sum": sum(row["id"] for row in found)}
+
+
+@app.handler("shop.price", run="inline", cache=60)
+def price(payload: Any, context: Context) -> Any:
+    return {"price": 5}
+
+
+@app.handler("shop.stock", cache="validate")
+def stock(payload: Any, context: Context) -> Any:
+    return {"stock": payload.get("n", 3)}
+
+
+@app.handler("upload")
+def upload(payload: Any, context: Context) -> Any:
+    return {"bytes": len(payload["stream"]), "name": payload.get("name")}
+
+
+@both("download")
+def download(payload: Any, context: Context) -> Any:
+    for n in range(payload["n"]):
+        context.stream(chunk=b"%d," % n)
+    context.stream(text="")
+    if payload.get("fail"):
+        raise ValueError("half way")
+    return "not sent"
+
+
+@app.handler("flood")
+def flood(payload: Any, context: Context) -> Any:
+    """Send events until nobody wants them."""
+    while True:
+        context.progress(text="x" * 100_000)
+
+
+@app.handler("nap")
+def nap(payload: Any, context: Context) -> Any:
+    context.progress(phase="resting")
+    context.sleep(payload["seconds"])
+    return "rested"

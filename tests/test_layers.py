@@ -22,15 +22,16 @@ LAYERS = [
     ["datasets"],
     ["context"],
     ["app", "wire", "files"],
-    ["session", "dispatch", "node_state"],
+    ["session", "berp", "dispatch", "node_state"],
     ["handlers", "transports", "info"],
     ["jobs", "node"],
+    ["service"],
     ["__init__", "cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PURE = ["values", "errors", "terms", "etf", "framing", "messages", "wire", "session", "error_map", "refusals"]
-PURE += ["node_state", "datasets/compression", "datasets/stream", "datasets/reassembler"]
+PURE += ["berp", "node_state", "datasets/compression", "datasets/stream", "datasets/reassembler"]
 DOING = {"socket", "select", "selectors", "asyncio", "threading", "subprocess", "signal"}
 
 
