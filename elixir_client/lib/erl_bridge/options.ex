@@ -34,6 +34,7 @@ defmodule ErlBridge.Options do
           | :program_load
           | :program_put
           | :program_get
+          | :program_versions
           | :program_rollback
 
   # How like two names must be for one to be offered for the other (1.0: the same).
@@ -532,14 +533,17 @@ defmodule ErlBridge.Options do
     ]
   ]
 
-  @program_get [
-    version: [type: :pos_integer, doc: "another version than the current one"],
+  @program_versions [
     safe: [
       type: :boolean,
       default: true,
       doc: "refuse a file with atoms that this node does not know yet"
     ]
   ]
+
+  @program_get [
+                 version: [type: :pos_integer, doc: "another version than the current one"]
+               ] ++ @program_versions
 
   @program_rollback [
     to: [
@@ -548,14 +552,14 @@ defmodule ErlBridge.Options do
     ]
   ]
 
-  @program_load [
-    safe: [
-      type: :boolean,
-      default: true,
-      doc: "refuse a file with atoms that this node does not know yet"
-    ],
-    max_bytes: [type: :pos_integer, default: 67_108_864, doc: "how large the file may be"]
-  ]
+  @program_load @program_versions ++
+                  [
+                    max_bytes: [
+                      type: :pos_integer,
+                      default: 67_108_864,
+                      doc: "how large the file may be"
+                    ]
+                  ]
 
   @schemas %{
     start: @start ++ @retries,
@@ -589,6 +593,7 @@ defmodule ErlBridge.Options do
     provider: @provider,
     program_load: @program_load,
     program_put: @program_put,
+    program_versions: @program_versions,
     program_get: @program_get,
     program_rollback: @program_rollback
   }

@@ -126,6 +126,25 @@ defmodule ErlBridge.ProgramStoreTest do
     assert Store.get(folder, "p") == {:ok, program("b")}
   end
 
+  test "makes no atoms that this node does not know unless told", %{tmp_dir: folder} do
+    name = "a_metric_nobody_has_named_#{System.unique_integer([:positive])}"
+    placeholder = String.duplicate("y", byte_size(name))
+    Store.put(folder, "p", %{program("a") | metric: String.to_atom(placeholder)})
+    path = Path.join([folder, "p", "000001.program"])
+    [_header, body] = :binary.split(File.read!(path), "\n")
+    body = String.replace(body, placeholder, name)
+    digest = Base.encode16(:crypto.hash(:sha256, body), case: :lower)
+    File.write!(path, "erl_bridge program 1 sha256:#{digest}\n#{body}")
+
+    for refused <- [Store.get(folder, "p"), Store.versions(folder, "p")],
+        do: assert(message(refused) =~ "load it with `safe: false`")
+
+    assert Store.put(folder, "p", program("b")) == {:ok, 2}
+    assert_raise ArgumentError, fn -> String.to_existing_atom(name) end
+    assert {:ok, [_second, %{metric: metric}]} = Store.versions(folder, "p", safe: false)
+    assert Atom.to_string(metric) == name
+  end
+
   test "what two versions differ in", %{tmp_dir: folder} do
     for demo <- ["a", "b"], do: Store.put(folder, "p", program(demo))
     [old, new] = for n <- 1..2, do: folder |> Store.get("p", version: n) |> elem(1)

@@ -91,12 +91,19 @@ defmodule ErlBridge.Program.Store do
     end
   end
 
-  @doc "The versions of a program, the newest first."
-  @spec versions(Path.t(), String.t()) :: {:ok, [version]} | {:error, Error.t()}
-  def versions(folder, name) do
+  @doc """
+  The versions of a program, the newest first.
+
+  #{Options.docs(:program_versions)}
+  """
+  @spec versions(Path.t(), String.t(), keyword) :: {:ok, [version]} | {:error, Error.t()}
+  def versions(folder, name, options \\ []) do
+    %{safe: safe} = Options.validate!(options, :program_versions)
+
     with {:ok, place} <- place(folder, name),
          {:ok, current} <- current(place) do
-      described = for number <- numbers(place), do: describe(place, number, number == current)
+      described =
+        for number <- numbers(place), do: describe(place, number, number == current, safe)
 
       Enum.find(described, &match?({:error, _error}, &1)) ||
         {:ok, described |> Enum.map(&elem(&1, 1)) |> Enum.reverse()}
@@ -232,12 +239,12 @@ defmodule ErlBridge.Program.Store do
   end
 
   defp same?(place, number, program),
-    do: match?({:ok, ^program}, Program.load(path(place, number), safe: false))
+    do: match?({:ok, ^program}, Program.load(path(place, number)))
 
-  defp describe(place, number, current?) do
+  defp describe(place, number, current?, safe) do
     file = path(place, number)
 
-    with {:ok, program} <- Program.load(file, safe: false),
+    with {:ok, program} <- Program.load(file, safe: safe),
          {:ok, %File.Stat{mtime: seconds}} <- File.stat(file, time: :posix) do
       known =
         Map.new([:fingerprint, :score, :metric, :scored_on], &{&1, Program.get(program, &1)})
