@@ -58,8 +58,20 @@ defmodule ErlBridge do
   #{ErlBridge.Options.docs(:call)}
   """
 
-  alias ErlBridge.{Bridge, Cache, CircuitBreaker, Deadline, Error, Options, Payload, Pool}
+  alias ErlBridge.{
+    Bridge,
+    Cache,
+    CircuitBreaker,
+    Dataset,
+    Deadline,
+    Error,
+    Options,
+    Payload,
+    Pool
+  }
+
   alias ErlBridge.{Recovery, Request, Route, Telemetry, Worker}
+  alias ErlBridge.Dataset.{Rows, Transfer}
   alias ErlBridge.Recovery.{Budget, Policy}
 
   @typedoc "A running bridge: its pid or its name."
@@ -371,14 +383,23 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge),
          # What a fallback gives is no optimization: the cache must not keep it.
          once = Map.delete(options, :fallback),
-         optimize = &optimize_now(route, bridge, request_type, payload, %{once | timeout: &1}),
-         {:error, error} <- cached(route, {request_type, payload}, once, optimize) do
+         {:error, error} <- optimize_once(route, bridge, request_type, payload, once) do
       Recovery.fall_back(error, recovery(route, bridge, request_type, payload, options))
     end
   end
 
-  defp optimize_now(route, bridge, request_type, payload, options) do
-    with {:ok, result} <- recovered(route, bridge, request_type, payload, options) do
+  defp optimize_once(route, bridge, request_type, payload, options) do
+    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options) do
+      cached(route, {request_type, payload}, options, fn timeout ->
+        options = %{options | timeout: timeout}
+        optimize_now(route, bridge, request_type, payload, unsent, options)
+      end)
+    end
+  end
+
+  defp optimize_now(route, bridge, request_type, payload, unsent, options) do
+    with {:ok, options} <- Rows.put(bridge, unsent, options),
+         {:ok, result} <- recovered(route, bridge, request_type, payload, options) do
       Telemetry.optimization(result, %{bridge: bridge})
       {:ok, result}
     end
@@ -423,13 +444,19 @@ defmodule ErlBridge do
           result
   def evaluate(bridge, program_or_signature, data, options \\ []) do
     options = options |> work_options(:evaluate) |> Map.put_new(:idempotent, true)
+    payload = Payload.evaluate(program_or_signature, data, options)
 
-    request(
-      bridge,
-      :evaluate_pipeline,
-      Payload.evaluate(program_or_signature, data, options),
-      options
-    )
+    with {:ok, route} <- Route.lookup(bridge),
+         once = Map.delete(options, :fallback),
+         {:error, error} <- evaluate_once(route, bridge, payload, once) do
+      Recovery.fall_back(error, recovery(route, bridge, :evaluate_pipeline, payload, options))
+    end
+  end
+
+  defp evaluate_once(route, bridge, payload, options) do
+    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
+         {:ok, options} <- Rows.put(bridge, unsent, options),
+         do: recovered(route, bridge, :evaluate_pipeline, payload, options)
   end
 
   @doc """
@@ -482,14 +509,19 @@ defmodule ErlBridge do
   @doc """
   Predicts with a program, or with a signature as it is.
 
-  A map of inputs gives a map of outputs. A list of inputs gives a list in the same order of
-  `{:ok, outputs}` and `{:error, error}`: a row that fails leaves the others alone.
+  A map of inputs gives a map of outputs. A list or a dataset of inputs gives a list in the same
+  order of `{:ok, outputs}` and `{:error, error}`: a row that fails leaves the others alone.
 
   #{Options.docs(:predict)}
   """
   @spec predict(bridge, Payload.program() | Payload.signature(), map, keyword) ::
           {:ok, map} | {:error, Error.t()}
-  @spec predict(bridge, Payload.program() | Payload.signature(), [map], keyword) ::
+  @spec predict(
+          bridge,
+          Payload.program() | Payload.signature(),
+          [map] | Dataset.t(),
+          keyword
+        ) ::
           {:ok, [{:ok, map} | {:error, Error.t()}]} | {:error, Error.t()}
   def predict(bridge, program_or_signature, inputs, options \\ []) do
     options =
@@ -509,6 +541,62 @@ defmodule ErlBridge do
           map | [{:ok, map} | {:error, Error.t()}]
   def predict!(bridge, program_or_signature, inputs, options \\ []),
     do: bang!(predict(bridge, program_or_signature, inputs, options))
+
+  ## Datasets
+
+  @doc """
+  Sends rows to Python, which keeps them, and gives the `ErlBridge.Dataset` that stands for them.
+
+      {:ok, dataset} = ErlBridge.put_dataset(bridge, rows)
+      {:ok, %{program: program}} = ErlBridge.optimize(bridge, signature, dataset, lm: lm)
+
+  The rows are any enumerable of maps: a list, a lazy stream of any length, a file of JSON Lines or
+  CSV (`ErlBridge.DataFile.stream!/2`), a query of Ecto's `Repo.stream/2` in its transaction. A
+  stream is run in the calling process, as fast as Python takes it; no more than a few megabytes of
+  it are in memory at a time.
+
+  Rows that Python has already are not sent. That is found out before the sending for a list that
+  looks like one that was sent from this node before, or for anything with `digest: :first`.
+
+  A Python that dies meanwhile is no error: the next one goes on where it was. What ends it is what
+  the rows raise (an `ErlBridge.Error` becomes the error of this function, all else is raised), a
+  row that is no map, a limit or a full disk. Then nothing of it is left, nor when the calling
+  process dies.
+
+  `optimize/4`, `train/4` and `evaluate/4` do this by themselves for rows that are many or lazy. The
+  guide "Datasets" tells more.
+
+  #{Options.docs(:dataset)}
+  """
+  @spec put_dataset(bridge, Enumerable.t(), keyword) :: {:ok, Dataset.t()} | {:error, Error.t()}
+  def put_dataset(bridge, rows, options \\ []),
+    do: Transfer.put(bridge, rows, options |> Options.validate!(:dataset) |> hear_progress())
+
+  @doc "Like `put_dataset/3`, but returns the dataset or raises the error."
+  @spec put_dataset!(bridge, Enumerable.t(), keyword) :: Dataset.t()
+  def put_dataset!(bridge, rows, options \\ []), do: bang!(put_dataset(bridge, rows, options))
+
+  @doc """
+  The dataset with this id, or with the id of this dataset; an error of the type
+  `:invalid_request` where Python does not have it (any more).
+  """
+  @spec get_dataset(bridge, String.t() | Dataset.t()) :: {:ok, Dataset.t()} | {:error, Error.t()}
+  def get_dataset(bridge, %Dataset{dataset_id: id}), do: get_dataset(bridge, id)
+
+  def get_dataset(bridge, id) when is_binary(id) do
+    case call(bridge, :dataset_status, %{dataset_id: id}) do
+      {:ok, %{dataset_id: nil}} -> {:error, Error.no_dataset(id)}
+      {:ok, held} -> {:ok, struct!(Dataset, held)}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  @doc """
+  What Python keeps and may keep: `datasets`, their `bytes`, `transfers` that are open, the
+  `compression`s that it knows, and `limits`.
+  """
+  @spec dataset_store(bridge) :: {:ok, map} | {:error, Error.t()}
+  def dataset_store(bridge), do: call(bridge, :dataset_status, %{})
 
   ## Shared
 

@@ -9,6 +9,8 @@ defmodule ErlBridge.Application do
 
   @impl true
   def start(_type, _args) do
+    # It lives as long as this process does, which is as long as the application.
+    ErlBridge.Dataset.Known.init()
     children = [{Registry, keys: :unique, name: ErlBridge.Registry}, ErlBridge.Reaper]
     Supervisor.start_link(children, strategy: :one_for_one, name: ErlBridge.Supervisor)
   end

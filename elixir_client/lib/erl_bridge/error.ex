@@ -192,6 +192,13 @@ defmodule ErlBridge.Error do
   def invalid(message, context),
     do: %__MODULE__{type: :invalid_request, message: message, context: context}
 
+  @doc "Python has no dataset of that id."
+  @spec no_dataset(String.t()) :: t
+  def no_dataset(id) do
+    message = "there is no dataset #{id}; it was never sent, or gave way to others"
+    invalid(message, %{path: "dataset_id", dataset_id: id})
+  end
+
   @doc "A function or a module of the user's failed, or gave what it must not."
   @spec callback_failed(String.t()) :: t
   def callback_failed(why), do: %__MODULE__{type: :callback_error, message: why}

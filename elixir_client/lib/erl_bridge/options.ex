@@ -36,6 +36,7 @@ defmodule ErlBridge.Options do
           | :program_get
           | :program_versions
           | :program_rollback
+          | :dataset
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -347,6 +348,15 @@ defmodule ErlBridge.Options do
     ]
   ]
 
+  @rows [
+    dataset_above: [
+      type: :limit,
+      default: 262_144,
+      doc:
+        "lists of rows with more bytes than this are sent as a dataset first (`ErlBridge.put_dataset/3`), and so is every lazy stream; `:infinity` to send all lists with the request"
+    ]
+  ]
+
   @optimize @module ++
               [
                 optimizer: [
@@ -379,7 +389,52 @@ defmodule ErlBridge.Options do
                     "the language model that makes demonstrations or answers to learn from, as `:lm`; that unless told"
                 ]
               ] ++
-              @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered ++ @cached
+              @metric ++
+              @config ++
+              @language_model ++ @rows ++ @progress ++ @call ++ @recovered ++ @cached
+
+  @dataset [
+             timeout: [
+               type: :timeout,
+               default: :infinity,
+               doc: "how long the whole transfer may take"
+             ],
+             compression: [
+               type: {:in, [:auto, :none, :zlib, :zstd]},
+               default: :auto,
+               doc:
+                 "how the rows are compressed on their way: `:none`, `:zlib`, `:zstd` (from OTP 28 on); `:auto` is what is fastest, which through the pipe to Python is `:none`"
+             ],
+             level: [
+               type: {:integer, 1..9},
+               doc: "how hard to compress; 1 unless told, the fastest"
+             ],
+             digest: [
+               type: {:in, [:auto, :first, :last]},
+               default: :auto,
+               doc:
+                 "`:first` runs through the rows once before they are sent, to learn whether Python has them; `:last` never does; `:auto` does it for a list that looks like one that was sent before"
+             ],
+             chunk_bytes: [
+               type: {:integer, 1_024..16_777_216},
+               default: 262_144,
+               doc: "how many bytes are sent at a time"
+             ],
+             window: [
+               type: {:integer, 1..256},
+               default: 8,
+               doc: "how many chunks may be under way at once"
+             ],
+             keep_alive: [
+               type: :pos_integer,
+               default: 60_000,
+               doc:
+                 "after how many milliseconds without a row Python is told that there will be more; it forgets transfers that are idle"
+             ]
+           ] ++
+             @progress ++
+             Keyword.take(@call, [:metadata, :trace]) ++
+             Keyword.drop(@recovered, [:fallback, :idempotent])
 
   @cache [
     name: [type: :name, doc: "the name to register the cache under"],
@@ -578,7 +633,8 @@ defmodule ErlBridge.Options do
       ] ++
         @optimize,
     evaluate:
-      @module ++ @metric ++ @config ++ @language_model ++ @progress ++ @call ++ @recovered,
+      @module ++
+        @metric ++ @config ++ @language_model ++ @rows ++ @progress ++ @call ++ @recovered,
     predict: @module ++ @config ++ @language_model ++ @call ++ @recovered,
     recovery: @recovery,
     retry_budget: @retry_budget,
@@ -595,7 +651,8 @@ defmodule ErlBridge.Options do
     program_put: @program_put,
     program_versions: @program_versions,
     program_get: @program_get,
-    program_rollback: @program_rollback
+    program_rollback: @program_rollback,
+    dataset: @dataset
   }
 
   @doc """
@@ -700,6 +757,7 @@ defmodule ErlBridge.Options do
   defp valid?(:non_neg_integer, value), do: is_integer(value) and value >= 0
   defp valid?({:integer, range}, value), do: is_integer(value) and value in range
   defp valid?(:share, value), do: is_number(value) and value >= 0 and value <= 1
+  defp valid?(:limit, value), do: value == :infinity or valid?(:pos_integer, value)
   defp valid?(:timeout, value), do: value == :infinity or valid?(:pos_integer, value)
   defp valid?(:map, value), do: is_map(value)
   defp valid?(:config, value), do: is_map(value) or Keyword.keyword?(value)
@@ -762,6 +820,7 @@ defmodule ErlBridge.Options do
     do: "[min: m, max: n], integers from #{first} to #{last}, the first not above the second"
 
   defp expected(:timeout), do: "a positive integer (milliseconds) or :infinity"
+  defp expected(:limit), do: "a positive integer or :infinity"
   defp expected(:map), do: "a map"
   defp expected(:config), do: "a map or a keyword list"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"

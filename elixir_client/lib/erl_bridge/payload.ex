@@ -9,7 +9,7 @@ defmodule ErlBridge.Payload do
       %{signature: "q -> a", training_data: [%{q: "1", a: "2"}], config: %{optimizer: :bootstrap_few_shot, max_demos: 2}}
   """
 
-  alias ErlBridge.{Program, Signature}
+  alias ErlBridge.{Dataset, Program, Signature}
 
   # Language models besides that of the request, and where a function may stand for its name.
   @models [:prompt_model, :reflection_lm, :teacher]
@@ -27,8 +27,11 @@ defmodule ErlBridge.Payload do
   @typedoc "A program as `ErlBridge.optimize/4` gives it: plain data."
   @type program :: Program.t()
 
-  @typedoc "Rows, or the id of a dataset that Python holds."
-  @type rows :: [map] | %{dataset: String.t()}
+  @typedoc """
+  Rows: a list or any other enumerable of maps, a lazy stream for example; or a dataset that Python
+  holds, or its id.
+  """
+  @type rows :: Enumerable.t() | Dataset.t() | %{dataset: String.t()}
 
   @doc """
   The options as Python takes them: functions that stand where a callback's name may go to
@@ -98,9 +101,10 @@ defmodule ErlBridge.Payload do
   @spec optimize(program | signature, rows, map) :: map
   def optimize(target, training_data, options) do
     target(target)
-    |> Map.put(:training_data, training_data)
+    |> Map.put(:training_data, rows(training_data))
     |> take_module(options)
     |> take(options, [:validation_data, :lm])
+    |> Map.replace_lazy(:validation_data, &rows/1)
     |> put_config(options, [:optimizer, :metric, :seed | @models])
   end
 
@@ -113,7 +117,7 @@ defmodule ErlBridge.Payload do
   @spec evaluate(program | signature, rows, map) :: map
   def evaluate(target, data, options) do
     target(target)
-    |> Map.put(:data, data)
+    |> Map.put(:data, rows(data))
     |> take_module(options)
     |> take(options, [:lm])
     |> put_config(options, [:metric])
@@ -125,10 +129,10 @@ defmodule ErlBridge.Payload do
     do: target |> evaluate(data, options) |> Map.put(:baseline, target(baseline))
 
   @doc "The payload of `:predict`."
-  @spec predict(program | signature, map | [map], map) :: map
+  @spec predict(program | signature, map | [map] | Dataset.t(), map) :: map
   def predict(target, inputs, options) do
     target(target)
-    |> Map.put(:inputs, inputs)
+    |> Map.put(:inputs, rows(inputs))
     |> take_module(options)
     |> take(options, [:lm])
     |> put_config(options, [])
@@ -146,6 +150,9 @@ defmodule ErlBridge.Payload do
   # A program has its tools; what was given again is only who answers for them.
   defp take_module(%{program: _program} = payload, options), do: take(payload, options, [:module])
   defp take_module(payload, options), do: take(payload, options, [:module, :tools])
+
+  defp rows(%Dataset{} = dataset), do: Dataset.ref(dataset)
+  defp rows(rows), do: rows
 
   defp take(payload, options, names), do: Map.merge(payload, Map.take(options, names))
 

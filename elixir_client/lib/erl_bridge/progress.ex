@@ -11,6 +11,8 @@ defmodule ErlBridge.Progress do
       iex> event = %{phase: :optimize, trial: 5, trials: 9, best_score: 0.42, lm_calls: 1641, elapsed_ms: 2700}
       iex> ErlBridge.Progress.line(event)
       "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  2.7 s"
+      iex> ErlBridge.Progress.line(%{phase: :transfer, done: 500, total: 1_000, elapsed_ms: 200})
+      "  [##########..........]  row 500 of 1 000  0.2 s"
   """
 
   import ErlBridge.Figures, only: [number: 1, percent: 1, seconds: 1]
@@ -28,7 +30,7 @@ defmodule ErlBridge.Progress do
       ProgressBar.bar(fraction(event)),
       count(event),
       event[:best_score] && "best #{percent(event.best_score)}",
-      "#{number(event.lm_calls)} LM calls",
+      event[:lm_calls] && "#{number(event.lm_calls)} LM calls",
       seconds(event.elapsed_ms)
     ]
 

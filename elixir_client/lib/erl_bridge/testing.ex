@@ -23,6 +23,10 @@ defmodule ErlBridge.Testing do
   %ErlBridge.Error{}}` or `:later`; what it raises is a `:python_runtime_error`. A type without a
   handler is an `:unknown_request`. `:ping` and `:health_check` are answered without one.
 
+  Datasets work as with Python: `ErlBridge.put_dataset/3` sends rows here, where they are kept as long
+  as the bridge runs, and a handler finds the rows themselves where the payload names a dataset. A map
+  with handlers for `:dataset_begin` and its like takes their place.
+
   The context holds `metadata`, `event` (a function that sends a map as an event), `call` (a function
   of a name and a list of arguments that calls one of the request's callbacks) and `ref`, for `reply/3`:
 

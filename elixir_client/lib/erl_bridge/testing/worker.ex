@@ -18,10 +18,20 @@ defmodule ErlBridge.Testing.Worker do
   }
 
   alias ErlBridge.Recovery.{Budget, Policy}
+  alias ErlBridge.Testing.Datasets
+
+  require Datasets
 
   @max_frame 64 * 1024 * 1024
 
-  defstruct [:handlers, :load, inflight: Inflight.new(), tasks: %{}, received: []]
+  defstruct [
+    :handlers,
+    :load,
+    inflight: Inflight.new(),
+    tasks: %{},
+    received: [],
+    datasets: %Datasets{}
+  ]
 
   @spec start_link({pid, ErlBridge.Testing.handlers()}) :: GenServer.on_start()
   def start_link({_bridge, _handlers} = arguments),
@@ -116,15 +126,25 @@ defmodule ErlBridge.Testing.Worker do
     {id, inflight} = Inflight.add(state.inflight, request)
     frame = IO.iodata_to_binary(Protocol.frame(id, body))
     received = Map.take(:erlang.binary_to_term(frame), [:request_type, :payload, :metadata])
-    task = start(state.handlers, request, received, id)
+    state = %{state | inflight: inflight, received: [received | state.received]}
 
-    %{
-      state
-      | inflight: inflight,
-        tasks: Map.put(state.tasks, task, id),
-        received: [received | state.received]
-    }
+    if own_dataset?(state.handlers, received.request_type) do
+      {answer, datasets} =
+        Datasets.answer(state.datasets, received.request_type, received.payload)
+
+      finish(%{state | datasets: datasets}, id, answer)
+    else
+      received = %{received | payload: Datasets.rows(state.datasets, received.payload)}
+      task = start(state.handlers, request, received, id)
+      %{state | tasks: Map.put(state.tasks, task, id)}
+    end
   end
+
+  # A function for all types knows of its own only.
+  defp own_dataset?(handlers, type) when Datasets.is_request(type),
+    do: is_function(handlers) or not Map.has_key?(handlers, type)
+
+  defp own_dataset?(_handlers, _type), do: false
 
   defp start(handlers, request, received, id) do
     worker = self()
