@@ -244,19 +244,13 @@ defmodule Client do
     end
   end
 
-  # Seconds, in a process of its own; and what `also` makes of the result, or only that it is right.
+  # Seconds; and what `also` makes of the result, or only that it is right.
   defp timed(make, run, also) do
-    task =
-      Task.async(fn ->
-        rows = make.()
-        :erlang.garbage_collect()
-        begin = now()
-        result = run.(rows)
-        {(now() - begin) / 1.0e9, result}
-      end)
-
-    {time, result} = Task.await(task, :infinity)
+    rows = make.()
     tidy()
+    begin = now()
+    result = run.(rows)
+    time = (now() - begin) / 1.0e9
     if is_function(also), do: {time, also.(result)}, else: (^also = result) && time
   end
 

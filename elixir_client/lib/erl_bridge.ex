@@ -443,8 +443,12 @@ defmodule ErlBridge do
   @spec evaluate(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
           result
   def evaluate(bridge, program_or_signature, data, options \\ []) do
-    options = options |> work_options(:evaluate) |> Map.put_new(:idempotent, true)
-    payload = Payload.evaluate(program_or_signature, data, options)
+    options = work_options(options, :evaluate)
+    evaluated(bridge, Payload.evaluate(program_or_signature, data, options), options)
+  end
+
+  defp evaluated(bridge, payload, options) do
+    options = Map.put_new(options, :idempotent, true)
 
     with {:ok, route} <- Route.lookup(bridge),
          once = Map.delete(options, :fallback),
@@ -480,14 +484,8 @@ defmodule ErlBridge do
           keyword
         ) :: result
   def compare(bridge, baseline, program, data, options \\ []) do
-    options = options |> work_options(:evaluate) |> Map.put_new(:idempotent, true)
-
-    request(
-      bridge,
-      :evaluate_pipeline,
-      Payload.compare(baseline, program, data, options),
-      options
-    )
+    options = work_options(options, :evaluate)
+    evaluated(bridge, Payload.compare(baseline, program, data, options), options)
   end
 
   @doc "Like `compare/5`, but returns the result or raises the error."

