@@ -59,12 +59,11 @@ defmodule ErlBridge.DatasetLiveTest do
 
   defp small, do: [chunk_bytes: 4_096, window: 3]
 
-  defp files(tmp_dir),
-    do:
-      [tmp_dir, "**"]
-      |> Path.join()
-      |> Path.wildcard(match_dot: true)
-      |> Enum.filter(&File.regular?/1)
+  # A transfer is a folder with its files.
+  defp nothing_left?(bridge, tmp_dir) do
+    open_transfers(bridge) == 0 and
+      Path.wildcard(Path.join([tmp_dir, "datasets", "transfers", "*"])) == []
+  end
 
   describe "put_dataset" do
     test "gives a job process the rows, for every enumerable and compression", %{tmp_dir: tmp_dir} do
@@ -205,8 +204,7 @@ defmodule ErlBridge.DatasetLiveTest do
       assert open_transfers(bridge) == 1
 
       Process.exit(pid, :kill)
-      assert eventually(fn -> open_transfers(bridge) == 0 end)
-      assert Enum.filter(files(tmp_dir), &(File.stat!(&1).size > 1_000)) == []
+      assert eventually(fn -> nothing_left?(bridge, tmp_dir) end)
     end
 
     test "rows that raise leave no transfer and no file", %{tmp_dir: tmp_dir} do
@@ -221,8 +219,7 @@ defmodule ErlBridge.DatasetLiveTest do
         end)
 
       assert_raise RuntimeError, "no", fn -> ErlBridge.put_dataset(bridge, rows, small()) end
-      assert open_transfers(bridge) == 0
-      assert Enum.filter(files(tmp_dir), &(File.stat!(&1).size > 1_000)) == []
+      assert eventually(fn -> nothing_left?(bridge, tmp_dir) end)
     end
 
     test "a row, or all of them, over a limit", %{tmp_dir: tmp_dir} do
