@@ -1,4 +1,4 @@
-"""How fast do 100,000 rows get from a list of the BEAM into a Python process, beside the design's method and a bare pipe?
+"""How fast do rows get from a list of the BEAM into a Python process, beside the design's method and a bare pipe?
 
     .venv/bin/python bench/dataset.py [--write docs/benchmarks-datasets.md]
 
@@ -57,7 +57,7 @@ def race(directory: Path, rounds: int, rows: int) -> list[str]:
     return [
         *lines,
         "",
-        f"A NIF bridge took {NIF:.3f} of the design's time elsewhere; here that is {NIF * design:.3f} s.",
+        f"A NIF bridge took {NIF:.3f} of the design's time elsewhere: here {NIF * design:.3f} s.",
     ]
 
 
@@ -100,12 +100,11 @@ def report(rounds: int, rows: int, long: int) -> list[str]:
     machine = f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.1f} from others"
     lines = ["# Datasets", "", f"{date.today()}, {machine}. Made by `bench/dataset.py`.", ""]
     lines += [
-        f"{rows:,} rows of five fields, from a list in the BEAM until a Python process holds a list of dicts. The design's"
+        f"{rows:,} rows of five fields, from a list in the BEAM until a Python process holds a list of dicts.",
+        "The design's method is JSON, compressed whole, as Base64 in pieces of 1 MiB, one at a time. JSON is written",
+        "by OTP's `json`, and before OTP 27 by a small encoder of the benchmark's own.",
+        "",
     ]
-    lines += [
-        "method is JSON, compressed whole, as Base64 in pieces of 1 MiB; JSON is written by OTP's `json`, and before OTP 27"
-    ]
-    lines += ["by a small encoder of the benchmark's own.", ""]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         subprocess.run(["gcc", "-O2", "-o", name + "/echo", str(FILES.parent / "port/echo.c")], check=True)

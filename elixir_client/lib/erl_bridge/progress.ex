@@ -12,7 +12,7 @@ defmodule ErlBridge.Progress do
       iex> ErlBridge.Progress.line(event)
       "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  2.7 s"
       iex> ErlBridge.Progress.line(%{phase: :transfer, done: 500, total: 1_000, elapsed_ms: 200})
-      "  [##########..........]  row 500 of 1 000  0.2 s"
+      "  [##########..........]  row 500 of 1000  0.2 s"
   """
 
   import ErlBridge.Figures, only: [number: 1, percent: 1, seconds: 1]
