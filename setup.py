@@ -11,11 +11,9 @@ setup(
             extra_compile_args=["-O3", "-fno-semantic-interposition"],
             optional=True,
         ),
-        Extension(
-            "erl_bridge.datasets._scan",
-            ["erl_bridge/datasets/_scan.c"],
-            extra_compile_args=["-O3"],
-            optional=True,
+        *(
+            Extension(f"erl_bridge.{name}", [f"erl_bridge/{name.replace('.', '/')}.c"], optional=True)
+            for name in ("datasets._scan", "jobs._arenas")
         ),
     ]
 )

@@ -28,6 +28,14 @@ from . import control
 from .channel import Channel
 from .worker import Handlers, serve
 
+try:
+    from ._arenas import use as use_huge_pages
+except ImportError:  # not compiled here
+
+    def use_huge_pages() -> None:
+        """See ``_arenas.c``: a job makes many objects faster."""
+
+
 _PR_SET_PDEATHSIG = 1
 _HELD = (signal.SIGTERM, signal.SIGCHLD)
 
@@ -111,6 +119,8 @@ class Template:
                 one.close()
             _die_with(self._pid)
             _limit_memory(self._memory)
+            if not self._memory:  # they are mapped many at once, which a limit would count
+                use_huge_pages()
             serve(Channel(sock), self._handlers)
             status = 0
         except Stopped:
