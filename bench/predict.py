@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -25,11 +24,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from support import BridgeProcess, a
 
+ROOT = Path(__file__).parent.parent
 AT_ONCE = 64
 DELAY = 0.2
 SIGNATURE = "question -> answer"
@@ -60,7 +59,7 @@ def main() -> None:
         given.write.write_text(text)
 
 
-# -- how much later -----------------------------------------------------------------------------------------------------
+# -- how much later ---------------------------------------------------------------------------------------------------
 
 
 def latency(calls: int) -> list[str]:
@@ -108,7 +107,7 @@ def direct_prediction() -> Callable[[], Any]:
     return run
 
 
-# -- how many at once -----------------------------------------------------------------------------------------------------
+# -- how many at once -------------------------------------------------------------------------------------------------
 
 
 class Provider:
@@ -222,9 +221,7 @@ def memory(bridge: int) -> list[float]:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 
@@ -233,7 +230,7 @@ def own_megabytes(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))) / 1024
 
 
-# -- what is paid for twice -----------------------------------------------------------------------------------------------
+# -- what is paid for twice -------------------------------------------------------------------------------------------
 
 
 def resumed() -> list[str]:
@@ -257,8 +254,8 @@ def resumed() -> list[str]:
     return [
         "",
         f"`{OPTIMIZER}` run through asks {whole} times. Cancelled after {before} answers and started again it asked "
-        f"{len(asked) - before} times more, {len(asked) - len(set(asked))} of all these twice (asked: none; a call that "
-        "was in flight when it was cancelled has no answer and is made again).",
+        f"{len(asked) - before} times more, {len(asked) - len(set(asked))} of all these twice (asked: none; a call "
+        "that was in flight when it was cancelled has no answer and is made again).",
     ]
 
 

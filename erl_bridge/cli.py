@@ -94,6 +94,7 @@ def serve_port(
     max_in_flight: int,
     max_threads: int,
     max_jobs: int,
+    max_reused: int,
     job_memory: int,
     spin_us: int,
     max_waiting: int,
@@ -113,7 +114,7 @@ def serve_port(
     from .session import Session
     from .transports.base import serve
 
-    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting, max_reused)
     service = Service.of("port", app, not no_dspy, capacity, job_memory, ceilings)
     if service is None:
         return 1
@@ -176,6 +177,7 @@ _PORT_OPTIONS = [
     Option("--max-in-flight", "requests in flight", "N", _positive, 1000),
     Option("--max-threads", "handlers that run in threads at once", "N", _positive, 32),
     Option("--max-jobs", "job processes at once", "N", _positive, 8),
+    Option("--max-reused", "job processes at once that are left for the next request: predictions", "N", _positive, 64),
     Option("--job-memory", "memory that a job may take beyond the template's, 0 for no limit", "BYTES", _positive, 0),
     Option("--spin-us", "look for requests so long before sleeping, 0 for not at all", "N", _not_negative, SPIN_US),
     Option("--max-waiting", "bytes of chunks of datasets that wait in memory", "BYTES", _positive, MAX_WAITING),
@@ -202,6 +204,7 @@ def serve_node(
     max_in_flight: int,
     max_threads: int,
     max_jobs: int,
+    max_reused: int,
     job_memory: int,
     spin_us: int,
     max_waiting: int,
@@ -233,7 +236,7 @@ def serve_node(
     except (serve.BadOption, BadCookie, BadTls) as error:
         print(f"erl_bridge node: {error}", file=sys.stderr)
         return 2
-    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting, max_reused)
     service = Service.of("node", app, not no_dspy, capacity, job_memory, ceilings)
     if service is None:
         return 1
@@ -301,6 +304,7 @@ def serve_tcp(
     max_in_flight: int,
     max_threads: int,
     max_jobs: int,
+    max_reused: int,
     job_memory: int,
     max_waiting: int,
     **ceilings: int,
@@ -314,7 +318,7 @@ def serve_tcp(
     from .transports.tcp import Limits, TcpServer, listen, stop_on_signals
     from .transports.tls import BadTls, server_context
 
-    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting)
+    capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting, max_reused)
     service = Service.of("tcp", app, not no_dspy, capacity, job_memory, ceilings)
     if service is None:
         return 1

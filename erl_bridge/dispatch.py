@@ -44,14 +44,17 @@ if TYPE_CHECKING:
 class Capacity(Value):
     """How much is done at once: requests in flight, threads for handlers, job processes.
 
-    ``max_waiting`` is how many bytes may wait for handlers that take one request after the other.
+    ``max_jobs`` are processes for one piece of work each; ``max_reused`` are those that are left for the next, which
+    predict and mostly wait for a language model. ``max_waiting`` is how many bytes may wait for handlers that take one
+    request after the other.
     """
 
-    __slots__ = ("max_in_flight", "max_threads", "max_jobs", "max_waiting")
+    __slots__ = ("max_in_flight", "max_threads", "max_jobs", "max_waiting", "max_reused")
     max_in_flight: int
     max_threads: int
     max_jobs: int
     max_waiting: int
+    max_reused: int
 
     def __init__(
         self,
@@ -59,8 +62,15 @@ class Capacity(Value):
         max_threads: int = 32,
         max_jobs: int = 8,
         max_waiting: int = MAX_WAITING,
+        max_reused: int = 64,
     ) -> None:
-        self._set(max_in_flight=max_in_flight, max_threads=max_threads, max_jobs=max_jobs, max_waiting=max_waiting)
+        self._set(
+            max_in_flight=max_in_flight,
+            max_threads=max_threads,
+            max_jobs=max_jobs,
+            max_waiting=max_waiting,
+            max_reused=max_reused,
+        )
 
 
 _ORDERED_THREADS = 4
@@ -388,6 +398,7 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._clients: set[Client] = set()
         self._jobs_lane = Lane("job", self.capacity.max_jobs)
+        self._reuse_lane = Lane("reuse", self.capacity.max_reused)
         self._lanes: dict[str, Lane | OrderedLane] = {
             "thread": Lane("thread", self.capacity.max_threads),
             "job": self._jobs_lane,
@@ -437,7 +448,8 @@ class Dispatcher:
         client.remember(work)
         work.expire_with(self._timers)
         try:
-            self._lanes[work.handler.run].submit(self._run, work)
+            lane = self._reuse_lane if work.handler.reuse else self._lanes[work.handler.run]
+            lane.submit(self._run, work)
         except Overloaded as error:
             work.finish(Failure(work.request.message_id, error))
         except RuntimeError as error:  # the system has no more threads for us
@@ -473,8 +485,8 @@ class Dispatcher:
 
     def load(self) -> tuple[int, int, int]:
         """Requests in flight, jobs that run, and jobs that wait for their turn to run."""
-        jobs = self._jobs_lane
-        return self._in_flight, jobs.running, jobs.waiting
+        jobs, reuse = self._jobs_lane, self._reuse_lane
+        return self._in_flight, jobs.running + reuse.running, jobs.waiting + reuse.waiting
 
     def drain(self, limit: float, done: Callable[[int, int], None]) -> None:
         """Take no new requests, wait up to ``limit`` seconds for those in flight, and cancel the rest.

@@ -6,6 +6,7 @@ Rule of this file: whatever becomes of a job process, the request it worked for 
 from __future__ import annotations
 
 import threading
+import time
 
 from ..errors import Overloaded
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from ..timers import Timers
     from .process import JobProcess, TemplateProcess
 
-_MAX_IDLE = 4  # processes kept for jobs that leave theirs for the next
+_MAX_IDLE = 64  # processes kept for jobs that leave theirs for the next
+_KEPT_IDLE = 4  # of them are kept for ever, the others for so many seconds without work
+_IDLE_LIMIT = 10.0
 
 
 class JobRunner:
@@ -32,7 +35,8 @@ class JobRunner:
         self._template_arguments = [app, str(memory), "dspy" if dspy else "bare"]
         self._lock = threading.Lock()
         self._template: TemplateProcess | None = None
-        self._idle: list[JobProcess] = []
+        self._idle: list[tuple[float, JobProcess]] = []  # since when; the last one is taken first
+        self._tidying = False
         self._last = 0
         self._closed = False
 
@@ -67,7 +71,7 @@ class JobRunner:
     def _take(self, reuse: bool) -> JobProcess:
         with self._lock:
             while reuse and self._idle:
-                process = self._idle.pop()
+                _, process = self._idle.pop()
                 if not process.ended.is_set():
                     return process
                 process.close()
@@ -81,9 +85,27 @@ class JobRunner:
         """Keep a process that has done its job for the next one."""
         with self._lock:
             if len(self._idle) < _MAX_IDLE:
-                self._idle.append(process)
+                self._idle.append((time.monotonic(), process))
+                self._tidy_later()
                 return
         process.close()
+
+    def _tidy_later(self) -> None:
+        if len(self._idle) > _KEPT_IDLE and not self._tidying:
+            self._tidying = True
+            self._timers.call_at(self._idle[0][0] + _IDLE_LIMIT, self._tidy)
+
+    def _tidy(self) -> None:
+        """Let go of processes that nobody has needed for a while."""
+        with self._lock:
+            oldest = time.monotonic() - _IDLE_LIMIT
+            unused = sum(since <= oldest for since, _ in self._idle)
+            going = self._idle[: max(0, min(unused, len(self._idle) - _KEPT_IDLE))]
+            del self._idle[: len(going)]
+            self._tidying = False
+            self._tidy_later()
+        for _, process in going:
+            process.close()
 
     def _living_template(self) -> TemplateProcess:
         if self._closed:

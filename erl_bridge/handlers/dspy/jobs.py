@@ -68,7 +68,7 @@ def _optimize(request: schema.OptimizeSignature, optimizer: str, context: Contex
     scored_on = found.trials.scored_on(len(validation), found.model)
     return named(
         {
-            "status": Atom("success"),
+            "status": Atom(found.status),
             "optimized_signature": found.program.optimized_signature(),
             "program": found.program.to_map(found.score, metric.wire, scored_on),
             "model": found.model,

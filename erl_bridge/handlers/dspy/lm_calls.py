@@ -20,7 +20,6 @@ from dspy.utils.callback import with_callbacks
 
 from ...errors import LanguageModelError
 from . import lm_store
-from .errors import translate
 from .retries import Retries
 from .streaming import Attempt
 
@@ -143,11 +142,9 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
             except Exception as error:
                 kind = str(getattr(error, "code", None) or type(error).__name__)
                 delay = None if attempt.said else terms.retries.delay(error, number, run.context.remaining())
+                run.meter.failed(kind, again=delay is not None)
                 if delay is None:
-                    if run.lose_call(kind):
-                        run.abort(translate(error))
                     raise
-                run.meter.failed(kind, again=True)
                 run.context.sleep(delay)
                 run.check()
                 number += 1

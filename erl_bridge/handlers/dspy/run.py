@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ...errors import BridgeError
     from .schema import Budget
 
-OUTAGE = 10  # calls of the model that failed one after the other, after which it counts as out of order
-
 
 class Abort(BaseException):
     """Carries ``error`` out of DSPy. Not an ``Exception``, or DSPy would take it for a wrong answer."""
@@ -46,7 +44,6 @@ class Meter:
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._kinds: Counter[str] = Counter()
-        self._failed_in_a_row = 0
 
     @property
     def tokens(self) -> int:
@@ -60,19 +57,16 @@ class Meter:
             self.calls += refusal is None
             return refusal
 
-    def failed(self, kind: str = "other", *, again: bool = False) -> int:
-        """A call raised an error. ``again`` if it is tried again. How many failed for good since the last answer."""
+    def failed(self, kind: str = "other", *, again: bool = False) -> None:
+        """A call raised an error. ``again`` if it is tried again."""
         with self._lock:
             self.errors += 1
             self.retries += again
             self._kinds[kind] += 1
-            self._failed_in_a_row += not again
-            return self._failed_in_a_row
 
     def answered(self, usage: Mapping[str, Any], cost: float | None) -> None:
         """A call was answered; ``cost`` is in US dollars, None where nobody knows the price."""
         with self._lock:
-            self._failed_in_a_row = 0
             self._prompt_tokens += usage.get("prompt_tokens") or 0
             self._completion_tokens += usage.get("completion_tokens") or 0
             self.cost = None if cost is None or self.cost is None else self.cost + cost
@@ -154,7 +148,3 @@ class Run:
 
     def _refusal(self) -> BridgeError | None:
         return None if self._budget is None else budgets.exhausted(self._budget, self.meter)
-
-    def lose_call(self, kind: str) -> bool:
-        """A call failed for good. True when :data:`OUTAGE` did so one after the other, which must end the run."""
-        return self.meter.failed(kind) >= OUTAGE and not self._alone

@@ -10,7 +10,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from . import compilers, optimizers, scoring
+from .budget import BudgetExhausted
 from .errors import translate_optimizer
+from .run import Abort
 from .trials import Trials
 
 if TYPE_CHECKING:
@@ -52,13 +54,17 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came of an optimization; ``model`` is the name of the language model if that was made."""
+    """What came of an optimization; ``model`` is the name of the language model if that was made.
+
+    ``status`` is ``budget_exhausted`` where that ended it and this is the best so far.
+    """
 
     program: Program
     score: float
     baseline_score: float
     trials: Trials
     model: str | None
+    status: str = "success"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +85,27 @@ class Search:
             with judge.phase("baseline"):
                 before = scoring.scores(judge.outcomes(self.program.build()))
                 trials.consider(self.program, before)
-            task = self._task(model, examples, trials)
-            with judge.progress.phase("optimize", **self._trials_to_come(task)):
-                made = self._optimize(task)
-            trials.models.check()
-            score = None if made.model else trials.score_of(made.program)
-            if score is None:  # the optimizer did not score it itself
-                with judge.phase("evaluate"):
-                    after = scoring.scores(judge.outcomes(made.module))
-                    score = fmean(after)
-                    trials.add_program(made.program, after)
+            try:
+                made, score = self._improve(self._task(model, examples, trials))
+            except Abort as abort:
+                if trials.best is None or not isinstance(abort.error, BudgetExhausted):
+                    raise
+                return Found(*trials.best, fmean(before), trials, None, status="budget_exhausted")
         return Found(made.program, score, fmean(before), trials, made.model)
+
+    def _improve(self, task: compilers.Task) -> tuple[optimizers.Compiled, float]:
+        """What the optimizer makes of it, and its score."""
+        judge, trials = self.judge, task.trials
+        with judge.progress.phase("optimize", **self._trials_to_come(task)):
+            made = self._optimize(task)
+        trials.models.check()
+        score = None if made.model else trials.score_of(made.program)
+        if score is None:  # the optimizer did not score it itself
+            with judge.phase("evaluate"):
+                after = scoring.scores(judge.outcomes(made.module))
+                score = fmean(after)
+                trials.add_program(made.program, after)
+        return made, score
 
     def _task(self, model: Model, examples: list[Any], trials: Trials) -> compilers.Task:
         return compilers.Task(

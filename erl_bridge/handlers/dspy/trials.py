@@ -48,6 +48,7 @@ class Trials(BaseCallback):  # type: ignore[misc]
         self._tried: list[dict[str, Any]] = []
         self._scores: dict[str, float] = {}  # over all rows, by the fingerprint of the program
         self._best: float | None = None
+        self.best: tuple[Program, float] | None = None  # and its score
         self._evaluating: dict[str, Any] = {}
         self._by_hand: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
         self._here = threading.local()
@@ -80,7 +81,7 @@ class Trials(BaseCallback):  # type: ignore[misc]
             worth = (confidence.interval(scores) or [score])[0]
         if self._best is not None and worth <= self._best:
             return
-        self._best = worth
+        self._best, self.best = worth, (program, score)
         kept = program.to_map(score, self._metric.wire, self.scored_on(len(scores)))
         self._run.context.checkpoint(named({"score": score, "rows": len(scores), "program": kept}))
         self._progress.note(best_score=score)
