@@ -420,10 +420,23 @@ defmodule ErlBridge do
           version: Application.spec(:erl_bridge, :vsn)
         })
 
-      Cache.fetch(cache, key, optimize, timeout: options.timeout, refresh: options.refresh)
+      fetched(cache, key, optimize, options)
     else
       optimize.(options.timeout)
     end
+  end
+
+  # What a spent budget left unfinished is nothing to keep.
+  defp fetched(cache, key, optimize, options) do
+    whole = fn left ->
+      with {:ok, %{status: :budget_exhausted} = unfinished} <- optimize.(left),
+           do: {:error, {:unfinished, unfinished}}
+    end
+
+    settings = [timeout: options.timeout, refresh: options.refresh]
+
+    with {:error, {:unfinished, result}} <- Cache.fetch(cache, key, whole, settings),
+         do: {:ok, result}
   end
 
   @doc "Like `optimize/4`, but returns the result or raises the error."
@@ -460,7 +473,12 @@ defmodule ErlBridge do
   defp evaluate_once(route, bridge, payload, options) do
     with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
          {:ok, options} <- Rows.put(bridge, unsent, options),
-         do: recovered(route, bridge, :evaluate_pipeline, payload, options)
+         {:ok, result} <- recovered(route, bridge, :evaluate_pipeline, payload, options) do
+      with %{usage: %{} = spent} <- result,
+           do: Telemetry.usage(spent, %{bridge: bridge, request_type: :evaluate_pipeline})
+
+      {:ok, result}
+    end
   end
 
   @doc """
@@ -529,6 +547,7 @@ defmodule ErlBridge do
       |> Map.put_new(:idempotent, true)
 
     payload = Payload.predict(program_or_signature, inputs, options)
+    options = note_usage(bridge, options)
 
     with {:ok, results} when is_list(results) <- request(bridge, :predict, payload, options),
          do: {:ok, Enum.map(results, &row_result/1)}
@@ -599,6 +618,22 @@ defmodule ErlBridge do
   ## Shared
 
   # Sends it as often as the bridge's recovery will have it.
+  # The usage of a prediction is an event, so that its result can be the outputs alone.
+  defp note_usage(bridge, options) do
+    if Telemetry.enabled?([:erl_bridge, :lm, :usage]) do
+      on_event = Map.get(options, :on_event, fn _event -> :ok end)
+
+      Map.put(options, :on_event, fn event ->
+        with %{kind: :usage} <- event,
+             do: Telemetry.usage(event, %{bridge: bridge, request_type: :predict})
+
+        on_event.(event)
+      end)
+    else
+      options
+    end
+  end
+
   defp request(bridge, request_type, payload, options) do
     with {:ok, route} <- Route.lookup(bridge),
          do: recovered(route, bridge, request_type, payload, options)

@@ -26,14 +26,20 @@ defmodule ErlBridge.Callback do
         }
   @type answer :: {:ok, term} | {:error, failure | String.t()}
 
-  @doc "The encoded answer to a call, given its frame. An answer that is larger than a frame may be is an error instead."
-  @spec answer(callbacks, binary, pos_integer) :: Protocol.body()
-  def answer(callbacks, frame, max_frame) do
+  @doc """
+  The encoded answer to a call, given its frame. An answer that is larger than a frame may be is an
+  error instead.
+
+  Where the function returns a stream, `tell` gets its elements before, encoded, one by one.
+  """
+  @spec answer(callbacks, binary, pos_integer, (Protocol.body() -> term)) :: Protocol.body()
+  def answer(callbacks, frame, max_frame, tell) do
     {:call, call_id, _id} = Protocol.peek(frame)
+    tell_piece = fn piece -> tell.(piece(call_id, piece, max_frame)) end
 
     answer =
       case Protocol.decode(frame) do
-        {:ok, {:call, _call_id, _id, name, args}} -> measure(callbacks, name, args)
+        {:ok, {:call, _call_id, _id, name, args}} -> measure(callbacks, name, args, tell_piece)
         {:error, error} -> {:error, Exception.message(error)}
       end
 
@@ -58,13 +64,19 @@ defmodule ErlBridge.Callback do
   @doc """
   Applies the function of that name to the arguments. `:score` and `"score"` are one name.
 
-  A raise, a throw or an exit is an answer too.
+  A raise, a throw or an exit is an answer too. A stream is run here: `tell` gets its elements, and
+  the answer is `nil`.
+
+      iex> ErlBridge.Callback.run(%{ask: fn -> Stream.map(["for", "ty"], & &1) end}, :ask, [], &send(self(), &1))
+      {:ok, nil}
+      iex> {receive(do: (piece -> piece)), receive(do: (piece -> piece))}
+      {"for", "ty"}
   """
-  @spec run(callbacks, atom | String.t(), [term]) :: answer
-  def run(callbacks, name, args) do
+  @spec run(callbacks, atom | String.t(), [term], (term -> term)) :: answer
+  def run(callbacks, name, args, tell \\ & &1) do
     case find(callbacks, name) do
       nil -> {:error, missing(callbacks, name)}
-      fun -> {:ok, apply(fun, args)}
+      fun -> {:ok, fun |> apply(args) |> run_stream(tell)}
     end
   catch
     kind, reason ->
@@ -72,14 +84,27 @@ defmodule ErlBridge.Callback do
       {:error, %{message: message, stacktrace: Exception.format_stacktrace(__STACKTRACE__)}}
   end
 
+  defp run_stream(stream, tell) when is_struct(stream, Stream) or is_function(stream, 2) do
+    Enum.each(stream, tell)
+    nil
+  end
+
+  defp run_stream(value, _tell), do: value
+
+  defp piece(call_id, piece, max_frame) do
+    body = body(call_id, {:more, piece})
+    bytes = Protocol.frame_size(body)
+    if bytes > max_frame, do: raise(Error.too_large(bytes, max_frame)), else: body
+  end
+
   defp missing(callbacks, name) do
     said = "there is no callback named #{name}; the request has #{names(callbacks)}"
     %{message: said, missing: true}
   end
 
-  defp measure(callbacks, name, args) do
+  defp measure(callbacks, name, args, tell) do
     began = System.monotonic_time()
-    {result, _value} = answer = run(callbacks, name, args)
+    {result, _value} = answer = run(callbacks, name, args, tell)
     duration = System.monotonic_time() - began
     Telemetry.callback_stop(%{duration: duration}, %{name: name, result: result})
     answer

@@ -103,6 +103,10 @@ defmodule ErlBridge.Inflight do
   def add_task(%__MODULE__{} = inflight, task, id, call_id),
     do: %{inflight | tasks: Map.put(inflight.tasks, task, {id, call_id})}
 
+  @doc "Whether the task still works for a request."
+  @spec task?(t, pid) :: boolean
+  def task?(%__MODULE__{tasks: tasks}, task), do: is_map_key(tasks, task)
+
   @doc "The task is done: gives the call it worked for, or `nil` if its request is over."
   @spec pop_task(t, pid) :: {term | nil, t}
   def pop_task(%__MODULE__{} = inflight, task) do

@@ -286,7 +286,19 @@ defmodule ErlBridge.Options do
       type: :any,
       doc:
         "the language model: `\"openai/gpt-4o-mini\"`, `%{model: ..., api_base: ...}`, " <>
-          "`%{callback: name}` or `\"local/nearest-demo\"`"
+          "`%{callback: name}` or `\"local/nearest-demo\"`; see the guide on language models"
+    ],
+    budget: [
+      type: :map,
+      doc:
+        "what may be spent on the language model, `%{usd: 1.5, calls: 100, tokens: 50_000}`, any of them"
+    ]
+  ]
+
+  @streamed [
+    stream: [
+      type: :boolean,
+      doc: "whether the fields come piece by piece before the result, as events of kind `:stream`"
     ]
   ]
 
@@ -635,7 +647,7 @@ defmodule ErlBridge.Options do
     evaluate:
       @module ++
         @metric ++ @config ++ @language_model ++ @rows ++ @progress ++ @call ++ @recovered,
-    predict: @module ++ @config ++ @language_model ++ @call ++ @recovered,
+    predict: @module ++ @config ++ @language_model ++ @streamed ++ @call ++ @recovered,
     recovery: @recovery,
     retry_budget: @retry_budget,
     circuit_breaker: @circuit_breaker,

@@ -103,7 +103,7 @@ defmodule ErlBridge.Payload do
     target(target)
     |> Map.put(:training_data, rows(training_data))
     |> take_module(options)
-    |> take(options, [:validation_data, :lm])
+    |> take(options, [:validation_data, :lm, :budget])
     |> Map.replace_lazy(:validation_data, &rows/1)
     |> put_config(options, [:optimizer, :metric, :seed | @models])
   end
@@ -119,7 +119,7 @@ defmodule ErlBridge.Payload do
     target(target)
     |> Map.put(:data, rows(data))
     |> take_module(options)
-    |> take(options, [:lm])
+    |> take(options, [:lm, :budget])
     |> put_config(options, [:metric])
   end
 
@@ -134,7 +134,7 @@ defmodule ErlBridge.Payload do
     target(target)
     |> Map.put(:inputs, rows(inputs))
     |> take_module(options)
-    |> take(options, [:lm])
+    |> take(options, [:lm, :budget, :stream])
     |> put_config(options, [])
   end
 

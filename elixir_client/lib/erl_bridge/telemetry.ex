@@ -68,6 +68,27 @@ defmodule ErlBridge.Telemetry do
   # An answer of `ErlBridge.Testing` may have no figures.
   def optimization(_result, _metadata), do: :ok
 
+  @lm_usage [:erl_bridge, :lm, :usage]
+  @spent [
+    :lm_calls,
+    :lm_errors,
+    :lm_retries,
+    :prompt_tokens,
+    :completion_tokens,
+    :cost_usd,
+    :cache_hits
+  ]
+
+  @doc """
+  Emits `#{inspect(@lm_usage)}` for what a prediction or an evaluation spent. `metadata` has the
+  `bridge` and the `request_type`.
+  """
+  @spec usage(map, map) :: :ok
+  def usage(spent, metadata) do
+    figures = spent |> Map.take(@spent) |> Map.reject(fn {_name, value} -> is_nil(value) end)
+    lm_usage(figures, Map.put(metadata, :errors_by_kind, Map.get(spent, :errors_by_kind, %{})))
+  end
+
   @doc "Whether a handler is attached to this event: if not, what only it needs need not be measured."
   @spec enabled?(event) :: boolean
   def enabled?(event) do

@@ -161,6 +161,8 @@ defmodule ErlBridge.Worker do
   def handle_info({:EXIT, port, _reason}, %{python: %{port: port}} = state),
     do: python_died(state, nil)
 
+  def handle_info({:piece, task, body}, state), do: {:noreply, pass_on(state, task, body)}
+
   def handle_info({:answer, task, body}, state), do: {:noreply, answer_call(state, task, body)}
 
   def handle_info(:tidy, state), do: {:noreply, tidy(state)}
@@ -289,8 +291,31 @@ defmodule ErlBridge.Worker do
     spawn_link(fn ->
       Process.put(:"$callers", [request.caller])
       Deadline.inherit(request.deadline)
-      send(worker, {:answer, self(), Callback.answer(request.callbacks, frame, max_frame)})
+
+      send(
+        worker,
+        {:answer, self(), Callback.answer(request.callbacks, frame, max_frame, &tell(worker, &1))}
+      )
     end)
+  end
+
+  # One after the other, so that a stream is not faster than the pipe.
+  defp tell(worker, body) do
+    send(worker, {:piece, self(), body})
+
+    receive do
+      {:told, ^worker} -> :ok
+    end
+  end
+
+  defp pass_on(state, task, body) do
+    if Inflight.task?(state.inflight, task) do
+      state = send_own(state, body)
+      send(task, {:told, self()})
+      state
+    else
+      state
+    end
   end
 
   defp answer_call(state, task, body) do

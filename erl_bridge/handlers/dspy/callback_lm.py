@@ -75,10 +75,13 @@ class CallbackEngine:
 
     def complete(self, request: Any) -> Any:
         """One completion. Raises :class:`CallbackError` when the function fails or returns something else."""
-        return self._response(request, self._context.call(self._name, [_asked(request)]))
+        return self._said(request, lambda text: None)
 
     def tell(self, request: Any, on_text: Callable[[str], None]) -> Any:
-        """One completion, with what of its text comes before it."""
+        """One completion; ``on_text`` gets its text, piece by piece where the function gives it so."""
+        return self._said(request, on_text, stream=True)
+
+    def _said(self, request: Any, on_text: Callable[[str], None], **asked: Any) -> Any:
         pieces: list[str] = []
 
         def on_piece(piece: Any) -> None:
@@ -87,7 +90,7 @@ class CallbackEngine:
             pieces.append(piece)
             on_text(piece)
 
-        answer = self._context.call(self._name, [_asked(request, stream=True)], on_piece=on_piece)
+        answer = self._context.call(self._name, [_asked(request, **asked)], on_piece=on_piece)
         response = self._response(request, answer, "".join(pieces))
         if not pieces:
             on_text(response.message.text or "")

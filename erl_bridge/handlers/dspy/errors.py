@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from dspy.utils import exceptions as dspy_errors
 
 from ...error_map import from_exception
-from ...errors import BridgeError, LanguageModelError, OptimizationError
+from ...errors import BridgeError, LanguageModelError, OptimizationError, Stopped
 from ...vocabulary import named
+from . import in_flight
 from .redact import redact
 from .retries import asked_to_wait
 from .run import Abort
@@ -56,6 +57,9 @@ def at_work() -> Iterator[None]:
         yield
     except Abort as abort:
         raise abort.error from None
+    except Stopped:
+        in_flight.come_home()
+        raise
     except BridgeError:
         raise
     except Exception as error:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -19,11 +21,13 @@ from dspy.clients.call_result import CallResult, combine
 from dspy.utils.callback import with_callbacks
 
 from ...errors import LanguageModelError
-from . import lm_store
+from . import in_flight, lm_store
 from .retries import Retries
 from .streaming import Attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .lm_store import Store
     from .rate_limit import RateLimit
     from .run import Run
@@ -116,11 +120,11 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
         found = self._kept(keeping, key)
         if found is not None:
             return found
+        put = partial(keeping.store.put, key)
         with keeping.store.asking(key, self.run.context.sleep):
             found = self._kept(keeping, key)
             if found is None:
-                found = self._ask(call)
-                keeping.store.put(key, found.dump())
+                found = self._ask(call, put)
         return found
 
     def _kept(self, keeping: Keeping, key: bytes) -> CallResult | None:
@@ -130,7 +134,8 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
         self.run.meter.hit()
         return Attempt().replay(CallResult.load(record))
 
-    def _ask(self, call: Any) -> CallResult:
+    def _ask(self, call: Any, put: Callable[[Any], None] | None = None) -> CallResult:
+        """The model's own answer, which is ``put`` away before anything else happens."""
         run, terms = self.run, self._terms
         number = 0
         while True:
@@ -138,7 +143,10 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
             run.begin_call()
             attempt = Attempt()
             try:
-                result: CallResult = attempt.execute(self, call)
+                with nullcontext() if put is None else in_flight.call():
+                    result: CallResult = attempt.execute(self, call)
+                    if put is not None:
+                        put(result.dump())
             except Exception as error:
                 kind = str(getattr(error, "code", None) or type(error).__name__)
                 delay = None if attempt.said else terms.retries.delay(error, number, run.context.remaining())

@@ -34,7 +34,7 @@ MAX_BYTES = 1 << 30
 MAX_DAYS = 30.0
 DAY = 86400.0
 _BUSY = 30.0  # seconds to wait for another process that writes
-_ROOM_EVERY = 100  # answers kept between two looks at how much there is
+_LOOK_AFTER = 0.01  # of the limit, kept between two looks at how much there is
 _KEPT_OF_FULL = 0.9  # how much of the limit is left when answers had to go
 _TOUCHED = 3600.0  # seconds for which an answer counts as just used: a read is no write then
 _FIRST_WAIT, _LONGEST_WAIT = 0.002, 0.05  # seconds between two looks at an answer that somebody else is asking for
@@ -77,7 +77,7 @@ class Store:
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._until_look = 0
+        self._until_look = 0.0
         self._broken = False
         self._asking: set[bytes] = set()
         self._locks: int | None = None
@@ -104,9 +104,9 @@ class Store:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("replace into answers values (?, ?, ?, ?, ?)", (key, now, now, len(text), text))
-            self._until_look -= 1
+            self._until_look -= len(text)
             if self._until_look < 0:
-                self._until_look = _ROOM_EVERY
+                self._until_look = _LOOK_AFTER * self._max_bytes
                 self._make_room(connection, now)
 
         self._with(write)

@@ -38,7 +38,7 @@ class Rate:
     def __post_init__(self) -> None:
         burst = max(1, self.per_minute // 10)
         object.__setattr__(self, "burst", burst)
-        object.__setattr__(self, "interval", _MINUTE / max(1, self.per_minute - burst))
+        object.__setattr__(self, "interval", _MINUTE / (self.per_minute - burst + 1))
 
     def take(self, until: float, now: float, amount: float) -> tuple[float, float]:
         """Take ``amount``. The time until which is taken then, and the seconds to wait before it may be used.

@@ -117,6 +117,21 @@ defmodule ErlBridge.Telemetry.Events do
      [@bridge, @transfer, @result, @error, {:dataset_id, "the id of the dataset, `nil` if none"}]},
     {[:transfer, :exception], :error, "A transfer raised.", [@duration, @monotonic_time],
      [@bridge, @transfer] ++ @exception},
+    {[:lm, :usage], :debug, "A prediction or an evaluation says what its language model took.",
+     [
+       {:lm_calls, :count, "calls of the language model"},
+       {:lm_errors, :count, "calls that failed"},
+       {:lm_retries, :count, "of these, how many were tried again"},
+       {:prompt_tokens, :count, "tokens sent"},
+       {:completion_tokens, :count, "tokens received"},
+       {:cost_usd, :usd, "what the calls cost; absent where a price is unknown"},
+       {:cache_hits, :count, "answers that were known already"}
+     ],
+     [
+       @bridge,
+       @request_type,
+       {:errors_by_kind, "how many calls failed by what the error is called, a map"}
+     ]},
     {[:optimization, :stop], :info, "DSPy has optimized a signature.",
      [
        @duration,
