@@ -144,6 +144,19 @@ def serve_port(
     return 0
 
 
+def answers(clear: bool) -> int:
+    """Print what is kept of language models' answers, or forget it; returns the exit status."""
+    from .handlers.dspy import lm_store
+
+    store = lm_store.default()
+    if clear:
+        print("forgotten", store.clear())
+    else:
+        for name, value in store.stats().items():
+            print(name, value)
+    return 0
+
+
 def info() -> int:
     """Print what is installed; returns the exit status."""
     from .info import print_facts
@@ -443,6 +456,11 @@ _COMMANDS: dict[str, tuple[Callable[..., int], str, Sequence[Option]]] = {
     "node": (serve_node, "Be a hidden node of an Erlang cluster.", _NODE_OPTIONS),
     "tcp": (serve_tcp, "Serve clients of BERT-RPC 1.0 over TCP.", _TCP_OPTIONS),
     "info": (info, "Print the versions and the codec that are installed, one on each line.", []),
+    "answers": (
+        answers,
+        "Tell how many answers of language models are kept on this host, or forget them.",
+        [Option("--clear", "forget all of them")],
+    ),
     "datasets": (
         datasets,
         "List the datasets that are kept on this host, remove one, or verify them.",

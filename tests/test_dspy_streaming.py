@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_pieces_however_cut_are_the_fields(one: str, two: str, cuts: list[int]) 
             done.append(field)
 
     fields = Fields({"one", "two"}, emit)
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         fields.feed(whole[start:end])
     fields.end()
     assert got == {"one": one.strip(), "two": two.strip()}
