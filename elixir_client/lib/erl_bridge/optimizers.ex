@@ -34,7 +34,8 @@ defmodule ErlBridge.Optimizers do
         lm: "openai/gpt-4o-mini"
       )
 
-  A metric for `:gepa` says what was wrong: `%{score: 0.0, feedback: "The date is missing."}`.
+  A metric for `:gepa` says what was wrong: `%{score: 0.0, feedback: "The date is missing."}`. The
+  guide on optimizing helps to choose one.
 
   #{Enum.map_join(optimizers, "\n", section)}
   """

@@ -13,9 +13,11 @@ defmodule ErlBridge.Progress do
       "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  2.7 s"
       iex> ErlBridge.Progress.line(%{phase: :transfer, done: 500, total: 1_000, elapsed_ms: 200})
       "  [##########..........]  row 500 of 1000  0.2 s"
+      iex> ErlBridge.Progress.line(Map.put(event, :cost_usd, 0.25))
+      "  [###########.........]  trial 5 of 9  best 42.0 %  1 641 LM calls  $0.2500  2.7 s"
   """
 
-  import ErlBridge.Figures, only: [number: 1, percent: 1, seconds: 1]
+  import ErlBridge.Figures, only: [dollars: 1, number: 1, percent: 1, seconds: 1]
 
   alias ErlBridge.ProgressBar
 
@@ -31,6 +33,7 @@ defmodule ErlBridge.Progress do
       count(event),
       event[:best_score] && "best #{percent(event.best_score)}",
       event[:lm_calls] && "#{number(event.lm_calls)} LM calls",
+      cost(event),
       seconds(event.elapsed_ms)
     ]
 
@@ -53,6 +56,10 @@ defmodule ErlBridge.Progress do
   defp fraction(%{trial: trial, trials: trials}), do: trial / trials
   defp fraction(%{done: done, total: total}), do: done / total
   defp fraction(_event), do: 0.0
+
+  # What costs nothing need not be said.
+  defp cost(%{cost_usd: cost}) when is_number(cost) and cost > 0, do: dollars(cost)
+  defp cost(_event), do: nil
 
   defp count(%{trial: trial, trials: trials}), do: "trial #{trial} of #{trials}"
   defp count(%{done: done, total: total}), do: "row #{done} of #{total}"

@@ -216,6 +216,25 @@ defmodule ErlBridge.OptimizersTest do
     end
   end
 
+  @tag :tmp_dir
+  test "the guide does what it says", %{tmp_dir: home} do
+    guide = File.read!(Path.expand("../../guides/optimizing.md", __DIR__))
+    code = for [_all, block] <- Regex.scan(~r/```elixir\n(.*?)```/s, guide), do: block
+    start = ~s(start_link(log_level: :none, env: [{"ERL_BRIDGE_HOME", #{inspect(home)}}]\))
+    code = code |> Enum.join() |> String.replace("start_link()", start)
+
+    progress =
+      ExUnit.CaptureIO.capture_io(fn ->
+        {_value, variables} = Code.eval_string(code)
+        send(self(), {:variables, variables})
+      end)
+
+    assert progress =~ "progress: %{"
+    assert_received {:variables, variables}
+    assert "local/nearest-demo:" <> _ = variables[:model]
+    assert variables[:reflected].optimization_metrics.score > 0.5
+  end
+
   test "the table that Elixir has is the one of Python", %{bridge: bridge} do
     assert {:error, %Error{type: :invalid_request} = error} = optimize(bridge, optimizer: :none)
     for name <- Optimizers.names(), do: assert(Exception.message(error) =~ Atom.to_string(name))

@@ -26,7 +26,10 @@ defmodule ErlBridge.Optimization.Report do
   @spec result(map) :: String.t()
   def result(%{program: program, optimization_metrics: metrics}) do
     before =
-      table([["", "before", "after"], scores(metrics), ["demonstrations", "0", demos(program)]])
+      table(
+        [["", "before", "after"], scores(metrics), ["demonstrations", "0", demos(program)]] ++
+          instructions(program)
+      )
 
     spent = [
       ["LM calls", number(metrics.lm_calls)],
@@ -59,6 +62,13 @@ defmodule ErlBridge.Optimization.Report do
   end
 
   defp scores(metrics), do: ["score", percent(metrics.baseline_score), percent(metrics.score)]
+
+  defp instructions(%{predictors: predictors}) do
+    case Enum.count(predictors, & &1[:instructions]) do
+      0 -> []
+      count -> [["instructions", "given", "#{number(count)} new"]]
+    end
+  end
 
   defp demos(program), do: number(Program.summary(program).demos)
 

@@ -45,6 +45,14 @@ defmodule ErlBridge.Optimization.ReportTest do
            """
   end
 
+  test "instructions that an optimizer wrote are counted" do
+    [predictor] = @program.predictors
+    told = %{@program | predictors: [Map.put(predictor, :instructions, "Be exact."), predictor]}
+
+    assert Report.result(%{program: told, optimization_metrics: metrics(0.0)}) =~
+             ~r/instructions +given +1 new\n/
+  end
+
   test "a cost that nobody knows is said to be unknown" do
     assert Report.result(%{program: @program, optimization_metrics: metrics(nil)}) =~
              ~r/cost +unknown\n/
