@@ -184,6 +184,23 @@ def test_every_truncation_of_a_term_with_every_tag() -> None:
         assert agree_on_prefix(b"ab" + data + b"\x83", 2)[1][1] == 2 + len(data)
 
 
+@pytest.mark.parametrize("node", [NODE, None, True, Atom(""), Atom("é@h"), Atom("ż" * 200)])
+def test_both_read_and_write_the_same_identifiers(node: Any) -> None:
+    numbers = (0, 255, 256, 2**28 - 1, 2**28, 2**31, 2**32 - 1)
+    identifiers: list[Any] = [Pid(node, n, m, 2**32 - 1 - n) for n in numbers for m in numbers]
+    identifiers += [Port(node, n, m) for n in (*numbers, 2**32, 2**63, 2**64 - 1) for m in numbers]
+    identifiers += [Reference(node, n, numbers[:count]) for n in numbers for count in range(1, 6)]
+    for identifier in identifiers:
+        data = python.encode(identifier)
+        agree_on_term(identifier)
+        agree_on_term([identifier], atoms=[NODE])
+        agree_on_bytes(data)
+    for data in map(python.encode, identifiers[:: len(numbers)]):
+        for length in range(len(data)):
+            agree_on_bytes(data[:length])
+    agree_on_bytes(python.encode([Pid(NODE, 1, 2, 3), Port(Atom("m@h"), 1, 2)]), limits=Limits(max_atoms=1))
+
+
 def test_mutations_of_a_term_with_every_tag() -> None:
     chance = random.Random(7)
     for _ in range(3000):
@@ -248,6 +265,19 @@ def test_containers_may_change_while_default_runs(codec: backends.Backend, wrap:
         return "odd"
 
     assert codec.encode(outer, default=change) == clean
+
+
+@each_codec
+def test_an_improper_list_may_be_forgotten_while_default_runs(codec: backends.Backend) -> None:
+    outer: list[Any] = [ImproperList([1, Odd(), [Odd()]], {"tail": (Odd(), ImproperList([Odd()], Odd()))}), "end"]
+
+    def change(_: Any) -> str:
+        outer.clear()
+        gc.collect()
+        return "odd"
+
+    clean = [ImproperList([1, "odd", ["odd"]], {"tail": ("odd", ImproperList(["odd"], "odd"))}), "end"]
+    assert codec.decode(codec.encode(outer, default=change)) == clean
 
 
 @each_codec

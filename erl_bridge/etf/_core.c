@@ -281,38 +281,48 @@ static int borrow(State *state, size_t index)
     return object ? 0 : -1;
 }
 
-/* Where objects of a type have an attribute: a slot of a Python class is at the same place in all its objects. */
-static int find_slot(PyObject *type, const char *name, Py_ssize_t *offset)
+/* Attributes of objects whose types are written in Python, and where in State is noted where the objects have them: a
+   slot of a Python class is at the same place in all its objects. */
+static const struct {
+    size_t type; /* in State */
+    const char *name;
+    size_t offset; /* in State */
+} SLOTS[] = {
+    {offsetof(State, atom_type), "external", offsetof(State, external_offset)},
+    {offsetof(State, pid_type), "node", offsetof(State, pid_slots[0])},
+    {offsetof(State, pid_type), "id", offsetof(State, pid_slots[1])},
+    {offsetof(State, pid_type), "serial", offsetof(State, pid_slots[2])},
+    {offsetof(State, pid_type), "creation", offsetof(State, pid_slots[3])},
+    {offsetof(State, port_type), "node", offsetof(State, port_slots[0])},
+    {offsetof(State, port_type), "id", offsetof(State, port_slots[1])},
+    {offsetof(State, port_type), "creation", offsetof(State, port_slots[2])},
+    {offsetof(State, reference_type), "node", offsetof(State, reference_slots[0])},
+    {offsetof(State, reference_type), "creation", offsetof(State, reference_slots[1])},
+    {offsetof(State, reference_type), "ids", offsetof(State, reference_slots[2])},
+    {offsetof(State, improper_list_type), "items", offsetof(State, improper_list_slots[0])},
+    {offsetof(State, improper_list_type), "tail", offsetof(State, improper_list_slots[1])},
+};
+enum { SLOT_COUNT = sizeof SLOTS / sizeof *SLOTS };
+
+static int find_slot(State *state, size_t index)
 {
-    PyObject *slot = PyObject_GetAttrString(type, name);
+    PyObject *type = *(PyObject **)((char *)state + SLOTS[index].type);
+    PyObject *slot = PyObject_GetAttrString(type, SLOTS[index].name);
     if (!slot) return -1;
     int found = Py_IS_TYPE(slot, &PyMemberDescr_Type);
     if (found) {
-        *offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+        *(Py_ssize_t *)((char *)state + SLOTS[index].offset) = ((PyMemberDescrObject *)slot)->d_member->offset;
     } else {
-        PyErr_Format(PyExc_ImportError, "%R.%s is no slot", type, name);
+        PyErr_Format(PyExc_ImportError, "%R.%s is no slot", type, SLOTS[index].name);
     }
     Py_DECREF(slot);
     return found ? 0 : -1;
 }
 
-static int find_slots(State *state)
-{
-    PyObject *pid = state->pid_type, *reference = state->reference_type;
-    return find_slot(state->atom_type, "external", &state->external_offset) < 0 ||
-                   find_slot(pid, "node", &state->pid_slots[0]) < 0 || find_slot(pid, "id", &state->pid_slots[1]) < 0 ||
-                   find_slot(pid, "serial", &state->pid_slots[2]) < 0 ||
-                   find_slot(pid, "creation", &state->pid_slots[3]) < 0 ||
-                   find_slot(reference, "node", &state->reference_slots[0]) < 0 ||
-                   find_slot(reference, "creation", &state->reference_slots[1]) < 0 ||
-                   find_slot(reference, "ids", &state->reference_slots[2]) < 0
-               ? -1
-               : 0;
-}
-
 static int check_kinds(State *state)
 {
-    if (PyType_Check(state->atom_type) && PyDict_CheckExact(state->leaf_writers) &&
+    if (PyType_Check(state->atom_type) && PyType_Check(state->pid_type) && PyType_Check(state->port_type) &&
+        PyType_Check(state->reference_type) && PyType_Check(state->improper_list_type) && PyDict_CheckExact(state->leaf_writers) &&
         PyDict_CheckExact(state->container_openers) && PyList_CheckExact(state->rare_leaves)) {
         return 0;
     }
@@ -335,7 +345,10 @@ static int execute(PyObject *module)
     for (size_t i = 0; i < BORROWED_COUNT; i++) {
         if (borrow(state, i) < 0) return -1;
     }
-    if (check_kinds(state) < 0 || find_slots(state) < 0) return -1;
+    if (check_kinds(state) < 0) return -1;
+    for (size_t i = 0; i < SLOT_COUNT; i++) {
+        if (find_slot(state, i) < 0) return -1;
+    }
     state->plain_keyword = Py_BuildValue("(s)", "plain");
     state->auto_binaries = PyUnicode_InternFromString("auto");
     for (int i = 0; i < 256; i++) {

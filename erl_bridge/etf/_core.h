@@ -13,6 +13,7 @@ enum {
     COMPRESSED = 80,
     NEW_FLOAT = 70,
     NEW_PID = 88,
+    NEW_PORT = 89,
     NEWER_REFERENCE = 90,
     SMALL_INTEGER = 97,
     INTEGER = 98,
@@ -30,6 +31,7 @@ enum {
     MAP = 116,
     ATOM_UTF8 = 118,
     SMALL_ATOM_UTF8 = 119,
+    V4_PORT = 120,
 };
 
 /* Two caches of fixed size: texts that were keys of maps lately, and atoms. A slot is chosen by a hash of the bytes;
@@ -67,7 +69,7 @@ typedef struct {
     Ceilings ceilings, ceilings_of_default;
 
     Py_ssize_t external_offset; /* where an Atom has its attribute `external` */
-    Py_ssize_t pid_slots[4], reference_slots[3]; /* where a Pid and a Reference have theirs, in the order of the format */
+    Py_ssize_t pid_slots[4], port_slots[3], reference_slots[3], improper_list_slots[2]; /* where these have theirs */
     Py_ssize_t last_size;       /* of what encode() wrote last, where it was more than a few bytes */
     uint64_t generation;        /* counts the calls of decode() */
     AtomSlot atoms[CACHE_SLOTS];

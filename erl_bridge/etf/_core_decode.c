@@ -452,7 +452,7 @@ static PyObject *make_value(PyObject *type, const Py_ssize_t *slots, PyObject **
     return value;
 }
 
-/* The node of a pid or a reference whose atom, with one byte for its size, is at `at`, with `after` bytes behind it. */
+/* The node of a pid, a port or a reference, whose atom, with one byte for its size, is at `at`, with `after` bytes behind it. */
 static PyObject *read_node(Decoder *d, const uint8_t **at, Py_ssize_t after)
 {
     if (d->end - *at < 2 || d->end - *at - 2 < (*at)[1] + after) return NULL;
@@ -473,6 +473,19 @@ static PyObject *read_pid(Decoder *d)
     PyObject *fields[] = {node, unsigned_at(at), unsigned_at(at + 4), unsigned_at(at + 8)};
     d->at = at + 12;
     return make_value(d->state->pid_type, d->state->pid_slots, fields, 4);
+}
+
+static PyObject *read_port(Decoder *d)
+{
+    const uint8_t *at = d->at + 1;
+    if (bytes_left(d) < 2 || *at != SMALL_ATOM_UTF8) return read_rare(d);
+    const Py_ssize_t width = *d->at == V4_PORT ? 8 : 4;
+    PyObject *node = read_node(d, &at, width + 4);
+    if (!node) return NULL;
+    PyObject *id = width == 8 ? PyLong_FromUnsignedLongLong(get_u64(at)) : unsigned_at(at);
+    PyObject *fields[] = {node, id, unsigned_at(at + width)};
+    d->at = at + width + 4;
+    return make_value(d->state->port_type, d->state->port_slots, fields, 3);
 }
 
 enum { MAX_WORDS = 5 };
@@ -555,13 +568,9 @@ static PyObject *make_tuple(Decoder *d, Py_ssize_t base)
 
 static PyObject *make_improper_list(Decoder *d, Py_ssize_t base)
 {
-    resume_collector(d);
-    PyObject *tail = d->values[--d->top];
-    PyObject *items = make_list(d, base);
-    PyObject *made = items ? PyObject_CallFunctionObjArgs(d->state->improper_list_type, items, tail, NULL) : NULL;
-    Py_XDECREF(items);
-    Py_DECREF(tail);
-    return made;
+    PyObject *tail = d->values[--d->top]; /* no list: read_tail would have gone on with it */
+    PyObject *fields[] = {make_tuple(d, base), tail};
+    return make_value(d->state->improper_list_type, d->state->improper_list_slots, fields, 2);
 }
 
 /* What a key is to a dict: of the first two kinds are no more than a few with one hash, so collisions need not be
@@ -857,6 +866,8 @@ static PyObject *read_leaf(Decoder *d)
     case SMALL_BIG: return read_big(d, 2);
     case LARGE_BIG: return read_big(d, 5);
     case NEW_PID: return read_pid(d);
+    case NEW_PORT:
+    case V4_PORT: return read_port(d);
     case NEWER_REFERENCE: return read_reference(d);
     case NEW_FUN: return NULL; /* decoder.py reads the whole term that holds a fun */
     default: return read_rare(d);

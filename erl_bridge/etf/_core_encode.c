@@ -16,7 +16,7 @@ enum { SEQUENCE, DICT };
 
 typedef struct {
     PyObject *container; /* a list or a tuple, or a dict */
-    PyObject *value;     /* of a dict whose key is being written. Else NULL */
+    PyObject *value;     /* of a dict, the one whose key is being written; of a list, what is its tail. Else NULL */
     Py_ssize_t at;       /* the next child; for a dict, the position of PyDict_Next */
     Py_ssize_t size;     /* children; for a dict, pairs */
     Py_ssize_t done;     /* pairs of a dict that were begun */
@@ -305,20 +305,20 @@ static int put_atom(Encoder *e, PyObject *atom)
     return status;
 }
 
-/* ---- pids and references, of which each frame of Erlang's distribution has some ---- */
+/* ---- pids, ports and references, of which each frame of Erlang's distribution has some ---- */
 
 static inline PyObject *slot_of(PyObject *value, Py_ssize_t offset) { return *(PyObject **)((char *)value + offset); }
 
 static int put_unsigned(Encoder *e, PyObject *number)
 {
     if (!number || !PyLong_CheckExact(number) || reserve(e, 4) < 0) return -1;
-    unsigned long value = PyLong_AsUnsignedLong(number);
+    unsigned long long value = PyLong_AsUnsignedLongLong(number);
     if (value > UINT32_MAX) return -1; /* or it is none, and an exception is set */
     e->at = put_u32(e->at, (uint32_t)value);
     return 0;
 }
 
-/* What begins with `head`, a node and a creation or an id. Returns 1 where the node is `true`, `false` or `nil`. */
+/* What begins with `head` and a node. Returns 1 where the node is `true`, `false` or `nil`. */
 static int put_node(Encoder *e, const void *head, size_t size, PyObject *node)
 {
     if (!node || !Py_IS_TYPE(node, (PyTypeObject *)e->state->atom_type)) return 1;
@@ -332,6 +332,24 @@ static int put_pid(Encoder *e, PyObject *pid)
     int status = put_node(e, &head, 1, slot_of(pid, slots[0]));
     for (int i = 1; status == 0 && i < 4; i++) status = put_unsigned(e, slot_of(pid, slots[i]));
     return status;
+}
+
+enum { OLD_PORT_BITS = 28 };
+
+static int put_port(Encoder *e, PyObject *port)
+{
+    const Py_ssize_t *slots = e->state->port_slots;
+    PyObject *id = slot_of(port, slots[1]);
+    if (!id || !PyLong_CheckExact(id)) return 1;
+    unsigned long long number = PyLong_AsUnsignedLongLong(id);
+    if (number == (unsigned long long)-1 && PyErr_Occurred()) return -1;
+    const int is_wide = number >> OLD_PORT_BITS != 0;
+    const uint8_t head = is_wide ? V4_PORT : NEW_PORT;
+    int status = put_node(e, &head, 1, slot_of(port, slots[0]));
+    if (status) return status;
+    if (reserve(e, 8) < 0) return -1;
+    e->at = is_wide ? put_u64(e->at, number) : put_u32(e->at, (uint32_t)number);
+    return put_unsigned(e, slot_of(port, slots[2]));
 }
 
 static int put_reference(Encoder *e, PyObject *reference)
@@ -405,6 +423,17 @@ static int put_tuple(Encoder *e, PyObject *tuple)
         return -1;
     }
     return size ? open_frame(e, tuple, SEQUENCE, size, 0) : 0;
+}
+
+static int put_improper_list(Encoder *e, PyObject *list)
+{
+    PyObject *items = slot_of(list, e->state->improper_list_slots[0]);
+    PyObject *tail = slot_of(list, e->state->improper_list_slots[1]);
+    if (!items || !PyTuple_CheckExact(items) || !PyTuple_GET_SIZE(items) || !tail) return 1;
+    Py_ssize_t size = PyTuple_GET_SIZE(items);
+    if (put_size(e, LIST, (size_t)size, 0) < 0 || open_frame(e, items, SEQUENCE, size, 0) < 0) return -1;
+    e->frames[e->depth - 1].value = Py_NewRef(tail);
+    return 0;
 }
 
 static int put_dict(Encoder *e, PyObject *dict)
@@ -515,6 +544,8 @@ static inline int put_common(Encoder *e, PyObject *value)
     if (type == &PyBytes_Type) return put_binary(e, value);
     if (type == (PyTypeObject *)e->state->pid_type) return put_held(e, put_pid, value);
     if (type == (PyTypeObject *)e->state->reference_type) return put_held(e, put_reference, value);
+    if (type == (PyTypeObject *)e->state->improper_list_type) return put_improper_list(e, value);
+    if (type == (PyTypeObject *)e->state->port_type) return put_held(e, put_port, value);
     return 1;
 }
 
@@ -593,6 +624,14 @@ static int go_on_with_sequence(Encoder *e)
     while (e->depth == depth) {
         Frame *frame = &e->frames[depth - 1];
         if (frame->at == frame->size) {
+            if (frame->value) {
+                PyObject *tail = frame->value;
+                frame->value = NULL;
+                int status = put_term(e, tail);
+                Py_DECREF(tail);
+                if (status < 0) return -1;
+                continue;
+            }
             if (frame->ends_in_nil && put_bytes(e, "j", 1) < 0) return -1;
             e->depth--;
             Py_DECREF(frame->container);
