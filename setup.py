@@ -6,7 +6,7 @@ setup(
     ext_modules=[
         Extension(
             "erl_bridge.etf._core",
-            [f"erl_bridge/etf/_core{part}.c" for part in ("", "_decode", "_encode", "_utf8")],
+            [f"erl_bridge/etf/_core{part}.c" for part in ("", "_decode", "_dict", "_encode", "_utf8")],
             depends=["erl_bridge/etf/_core.h"],
             extra_compile_args=["-O3", "-fno-semantic-interposition"],
             optional=True,

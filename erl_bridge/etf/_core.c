@@ -7,7 +7,7 @@
    is returned. What a reader has to trust is therefore that this code is safe with memory and never wrong when it
    succeeds.
 
-   The files: _core.h, what they share; _core_decode.c; _core_encode.c; _core_utf8.c; here are the module, its state and
+   The files: _core.h, what they share; _core_decode.c, _core_encode.c, _core_dict.c, _core_utf8.c; here are the module, its state and
    the arguments of the two functions.
 
    It relies on the global interpreter lock: the state is per module, and not guarded. So it declares that it needs the

@@ -99,6 +99,10 @@ typedef struct {
 /* The bytes; for a target, the offset of the end. */
 PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutcome *outcome);
 
+/* In _core_dict.c. A dict with the keys of `pattern`, whose values are all None, and the values of `count` pairs, which are
+   in the order of these keys. Whether the garbage collector has to know of it is left to the caller. */
+PyObject *copy_with_values(PyObject *pattern, PyObject **pairs, Py_ssize_t count);
+
 /* UTF-8, in _core_utf8.c. */
 int is_ascii(const uint8_t *bytes, size_t size);
 /* A str; or NULL without an exception where the bytes are not UTF-8. */

@@ -606,11 +606,10 @@ static int kind_of_key(State *state, PyObject *key)
 }
 
 /* Whether a dict with this value can be left to itself by the garbage collector: the value holds nothing. */
-static inline int holds_nothing(State *state, PyObject *value)
+static inline int holds_nothing(const State *state, PyObject *value)
 {
     PyTypeObject *type = Py_TYPE(value);
-    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type || type == &PyBytes_Type ||
-           type == (PyTypeObject *)state->atom_type || value == Py_None || type == &PyBool_Type;
+    return !PyType_HasFeature(type, Py_TPFLAGS_HAVE_GC) || type == (PyTypeObject *)state->atom_type;
 }
 
 static PyObject *make_careful_map(Decoder *d, Py_ssize_t base, int plain)
@@ -670,6 +669,11 @@ static void untrack(PyObject *dict)
 #endif
 }
 
+static void track(PyObject *dict)
+{
+    if (!PyObject_GC_IsTracked(dict)) PyObject_GC_Track(dict);
+}
+
 static Shape *shape_of(Decoder *d, Py_ssize_t base, Py_ssize_t count)
 {
     if (count < MIN_SHAPE || count > MAX_SHAPE) return NULL;
@@ -714,18 +718,12 @@ static int make_pattern(Shape *shape, PyObject *dict)
 
 static PyObject *copy_pattern(Decoder *d, Py_ssize_t base, const Shape *shape)
 {
-    PyObject *dict = PyDict_Copy(shape->pattern);
+    PyObject *dict = copy_with_values(shape->pattern, d->values + base, shape->count);
     if (!dict) return NULL;
     int light = 1;
-    for (PyObject **pair = d->values + base, **end = d->values + d->top; pair < end; pair += 2) {
-        light = light && holds_nothing(d->state, pair[1]);
-        if (PyDict_SetItem(dict, pair[0], pair[1]) < 0) {
-            Py_DECREF(dict);
-            return NULL;
-        }
-    }
+    for (Py_ssize_t i = base + 1; i < d->top; i += 2) light &= holds_nothing(d->state, d->values[i]);
+    light ? untrack(dict) : track(dict);
     drop(d, base);
-    if (light) untrack(dict);
     return dict;
 }
 
