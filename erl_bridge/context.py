@@ -12,7 +12,7 @@ from _queue import SimpleQueue  # the module queue takes 3 ms to import
 
 from .errors import CallbackError, InvalidRequest, Stopped
 from .refusals import invalid
-from .terms import Atom
+from .terms import Atom, name_of
 from .vocabulary import named
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         def checkpoint(self, best: Any) -> None: ...
 
         def allow(self, atoms: Set[Atom]) -> None: ...
+
+        def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None: ...
 
 
 class Context:
@@ -165,6 +167,24 @@ class Context:
             raise Stopped
         return waiting.value(name)
 
+    @property
+    def node(self) -> NodeAccess:
+        """The processes of the cluster that this bridge is a node of."""
+        return NodeAccess(self)
+
+    def on_node(self, what: str, to: Any, message: Any, timeout: float | None) -> tuple[Any, Any]:
+        """Have the bridge ``send`` or ``call``: ``{:ok, reply}`` or ``{:error, reason}``. See :attr:`node`."""
+        call_id, waiting = self._begin_wait()
+        try:
+            self.check()
+            self._outlet.on_node(call_id, what, to, message, timeout)
+            waiting.done.wait()
+        finally:
+            self._end_wait(call_id)
+        if waiting.stopped:
+            raise Stopped
+        return waiting.result
+
     def callback_result(self, call_id: int, result: tuple[Any, Any]) -> bool:
         """Deliver the client's answer to a call; False when nobody waits for that id (it was answered or given up).
 
@@ -241,6 +261,40 @@ def dataset_of(value: Any) -> Any:
 _DATASET = Atom("dataset")
 _TRACE = ("traceparent", "tracestate")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class NodeAccess:
+    """Other processes of the cluster, for a handler in a thread or a job; made by :attr:`Context.node`.
+
+    A process is a :class:`~erl_bridge.terms.Pid`, the name of one on the caller's node (an ``Atom`` or ``str``), or a
+    name and a node, ``("shop", "app@host")``. What is sent may hold any atoms; each that is new to the other node stays
+    there for good.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def send(self, to: Any, message: Any) -> None:
+        """Send a message; to a process that is not there, or not to be reached, it is lost, as it is between BEAMs.
+
+        Raises :class:`CallbackError` when the bridge is no node or the message no term.
+        """
+        self._result("send", to, message, None)
+
+    def call(self, to: Any, message: Any, timeout: float | None = 5.0) -> Any:
+        """What the process answers to ``GenServer.call``, within ``timeout`` seconds (None: however long it takes).
+
+        Raises :class:`CallbackError`, whose ``context.reason`` is ``:noproc``, ``:noconnection``, ``:timeout`` or what
+        the process ended with; and :class:`Stopped` when the request ends while waiting.
+        """
+        return self._result("call", to, message, timeout)
+
+    def _result(self, what: str, to: Any, message: Any, timeout: float | None) -> Any:
+        tag, value = self._context.on_node(what, to, message, timeout)
+        if tag is _OK:
+            return value
+        shown = value if isinstance(value, str) else name_of(value) if isinstance(value, Atom) else repr(value)
+        raise CallbackError(f"{what} to {to} failed: {shown}", context={Atom("reason"): value})
 
 
 class _Waiting:

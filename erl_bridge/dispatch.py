@@ -11,7 +11,16 @@ import time
 
 from .context import MORE, Context
 from .error_map import from_exception
-from .errors import BridgeError, DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled, Stopped, UnknownRequest
+from .errors import (
+    BridgeError,
+    CallbackError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RequestCancelled,
+    Stopped,
+    UnknownRequest,
+)
 from .lanes import MAX_WAITING, Lane, OrderedLane
 from .messages import Call, Event, Failure, Reply, Request
 from .refusals import show
@@ -97,6 +106,10 @@ class Inline:
         """Refuse: the thread that would wait is the one that reads the answer."""
         raise RuntimeError('an inline handler cannot wait for the client; register it with run="thread"')
 
+    def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None:
+        """Refuse, as :meth:`call` does."""
+        raise RuntimeError('an inline handler cannot wait for other processes; register it with run="thread"')
+
     def checkpoint(self, best: Any) -> None:
         """Keep the best result so far."""
         self.best = best
@@ -171,6 +184,20 @@ class Work:
             public_id = self.client.new_call(self)
             self._calls[public_id] = call_id
             self._send(Call(public_id, self.request.message_id, name, args))
+
+    def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None:
+        """Send to a process of the cluster, or call it. See :class:`erl_bridge.context.NodeAccess`."""
+
+        def done(result: tuple[Any, Any], atoms: Set[Atom]) -> None:
+            self.allow(atoms)
+            answer = self._answer
+            if answer is not None:
+                answer(call_id, result)
+
+        try:
+            self.client.on_node(self.request, what, to, message, timeout, done)
+        except Exception as error:
+            done((Atom("error"), from_exception(error).message), frozenset())
 
     def checkpoint(self, best: Any) -> None:
         """Keep the best result so far."""
@@ -291,6 +318,18 @@ class Client:
 
     def make_room(self, work: Work) -> None:
         """Wait, before an event of ``work`` is sent, while the client does not read what it is sent."""
+
+    def on_node(
+        self,
+        request: Request,
+        what: str,
+        to: Any,
+        message: Any,
+        timeout: float | None,
+        done: Callable[[tuple[Any, Any], Set[Atom]], None],
+    ) -> None:
+        """Send to a process of the cluster, or call it, and give ``done`` what comes of it. Only nodes can."""
+        raise CallbackError("this bridge is no node of a cluster; start it with python -m erl_bridge node")
 
     def close(self) -> None:
         """The client is gone: everything it asked for ends, and nothing more is sent to it."""

@@ -117,6 +117,18 @@ def ask(payload: Any, context: Context) -> Any:
     return context.call("double", [payload["n"]])
 
 
+@both("node_call")
+def node_call(payload: Any, context: Context) -> Any:
+    timeout = payload.get("timeout_ms")
+    return context.node.call(payload["to"], payload["message"], timeout and timeout / 1000)
+
+
+@both("node_send")
+def node_send(payload: Any, context: Context) -> Any:
+    context.node.send(payload["to"], payload["message"])
+    return "sent"
+
+
 @both("ask_in_pieces")
 def ask_in_pieces(payload: Any, context: Context) -> Any:
     pieces: list[Any] = []

@@ -258,3 +258,72 @@ def test_the_caller_of_an_rpc_that_gives_up_leaves_nothing(beam: Beam) -> None:
     same(beam.eval(f"spawn_monitor(fn -> :erpc.call(py, :erl_bridge, :call, [{request}], 50) end); next.()"),
          "{:DOWN, …, :process, …, …timeout…}")  # fmt: skip
     assert beam.eval("idle.(idle)") == "0"
+
+
+# -- from Python to other processes ------------------------------------------------------------------------------------
+
+SHOP = """
+defmodule Shop do
+  use GenServer
+  def init(_), do: {:ok, 0}
+  def handle_call({:add, n}, _, total), do: {:reply, {:total, total + n}, total + n}
+  def handle_call(:die, _, _), do: exit(:broken)
+  def handle_call(:wait, _, total), do: {:noreply, total}
+end
+{:ok, shop} = GenServer.start(Shop, 0, name: :shop)
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(beam: Beam) -> Beam:
+    beam.eval("Logger.configure(level: :none)")
+    beam.eval(SHOP)
+    return beam
+
+
+@pytest.mark.parametrize("handler", ["node_call_thread", "node_call_job"])
+def test_a_handler_calls_a_process_by_its_pid_its_name_and_its_node(shop: Beam, handler: str) -> None:
+    shop.eval("{:total, before} = GenServer.call(:shop, {:add, 0})")
+    for to in ("shop", ":shop", '"shop"', "{:shop, node()}", '{"shop", to_string(node())}'):
+        code = (
+            f"{{:ok, {{:total, n}}}} = call.(:{handler}, %{{~s(to) => {to}, ~s(message) => {{:add, 1}}}}); n - before"
+        )
+        assert shop.eval(code + "; before = n; 1").startswith("1")
+    assert shop.eval("GenServer.call(:shop, {:add, 0}) == {:total, before}") == "true"
+
+
+@pytest.mark.parametrize("handler", ["node_call_thread", "node_call_job"])
+@pytest.mark.parametrize(
+    ("to", "message", "reason"),
+    [
+        (":nobody", ":x", ":noproc"),
+        ("{:shop, :nowhere@nowhere}", ":x", ":noconnection"),
+        ("spawn(fn -> :ok end)", ":x", ":noproc"),
+        (":shop", ":wait", ":timeout"),
+    ],
+)
+def test_a_call_that_fails_says_why(shop: Beam, handler: str, to: str, message: str, reason: str) -> None:
+    timeout = 20 if message == ":wait" else 20_000
+    code = f"call.(:{handler}, %{{~s(to) => {to}, ~s(message) => {message}, ~s(timeout_ms) => {timeout}}})"
+    assert shop.eval(f"{{:error, e}} = {code}; {{e.error_type, e.context.reason}}") == f"{{:callback_error, {reason}}}"
+
+
+def test_a_call_to_a_process_that_dies_says_what_it_died_of(shop: Beam) -> None:
+    shop.eval("{:ok, other} = GenServer.start(Shop, 0)")
+    code = "{:error, e} = call.(:node_call_thread, %{~s(to) => other, ~s(message) => :die}); e.context.reason"
+    assert shop.eval(code) == ":broken"
+
+
+@pytest.mark.parametrize("handler", ["node_send_thread", "node_send_job"])
+def test_a_handler_sends_to_a_process(shop: Beam, handler: str) -> None:
+    shop.eval("Process.register(self(), :tester)")
+    for to in ("self()", ":tester", "{:tester, node()}"):
+        assert shop.eval(f"call.(:{handler}, %{{~s(to) => {to}, ~s(message) => {{:hi, 1.5}}}})") == '{:ok, "sent"}'
+        assert shop.eval("next.()") == "{:hi, 1.5}"
+    shop.eval("Process.unregister(:tester)")
+    code = f"{{:error, e}} = call.(:{handler}, %{{~s(to) => 7, ~s(message) => 1}}); e.message"
+    assert shop.eval(code) == '"send to 7 failed: to: expected a pid, a name, or a name and a node, got 7"'
+
+
+def test_nothing_is_left_of_what_is_over(beam: Beam) -> None:
+    assert beam.eval("idle.(idle)") == "0"

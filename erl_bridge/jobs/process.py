@@ -106,6 +106,10 @@ def _relay_checkpoint(work: Work, best: Any) -> None:
     work.checkpoint(best)
 
 
+def _relay_on_node(work: Work, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None:
+    work.on_node(call_id, what, to, message, timeout)
+
+
 def _relay_allow(work: Work, atoms: list[Atom]) -> None:
     work.allow(set(atoms))
 
@@ -114,6 +118,7 @@ _RELAY: dict[str, Callable[..., None]] = {
     "event": _relay_event,
     "call": _relay_call,
     "checkpoint": _relay_checkpoint,
+    "on_node": _relay_on_node,
     "allow": _relay_allow,
 }
 

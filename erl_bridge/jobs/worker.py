@@ -46,6 +46,9 @@ class JobOutlet:
     def checkpoint(self, best: Any) -> None:
         self._channel.send("checkpoint", best, atoms=self._atoms)
 
+    def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None:
+        self._channel.send("on_node", call_id, what, to, message, timeout)
+
     def allow(self, atoms: Set[Atom]) -> None:
         self._atoms |= atoms
         self._channel.send("allow", list(atoms))

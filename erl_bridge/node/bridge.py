@@ -12,6 +12,7 @@ from .. import etf
 from ..dispatch import Calls, Client
 from ..errors import CallbackError, Overloaded, SerializationError
 from ..messages import Call, Failure, Reply
+from ..refusals import invalid
 from ..session import Writer
 from ..terms import Atom, Pid, TermMap
 from ..vocabulary import VOCABULARY
@@ -126,6 +127,23 @@ class NodeClient(Client):
         while connection is not None and connection.is_full and not work.finished and get_ident() != node.loop.thread:
             connection.wait_for_room(_ROOM_STEP)
 
+    def on_node(
+        self,
+        request: Request,
+        what: str,
+        to: Any,
+        message: Any,
+        timeout: float | None,
+        done: Callable[[tuple[Any, Any], Set[Atom]], None],
+    ) -> None:
+        """Send to a process of the cluster, or call it, and give ``done`` what comes of it."""
+        process, node = _process(to, request.origin.pid.node)
+        if what == "call":
+            self.bridge.node.call(process, node, message, timeout, done)
+        else:
+            self.bridge.send_term(process, node, message)
+            done((gen.OK, None), frozenset())
+
     def cancel(self, message_id: Any) -> bool:
         """End this process's request of that id, or else the only one of another that has it."""
         return super().cancel(message_id) or self.bridge.cancel(message_id)
@@ -136,6 +154,16 @@ class NodeClient(Client):
 
     def _send_nothing(self, message: Message, atoms: Set[Atom]) -> None:
         raise AssertionError("what goes to a process of another node goes by the origin of its request")
+
+
+def _process(to: Any, node: Any) -> tuple[Pid | Atom, Atom]:
+    """A pid or a name, and its node, for what a handler may say in their place. Raises InvalidRequest."""
+    if type(to) is Pid:
+        return to, Atom(str(to.node))
+    name, where = to if type(to) is tuple and len(to) == 2 else (to, node)
+    if isinstance(name, (str, Atom)) and isinstance(where, (str, Atom)):
+        return Atom(str(name)), Atom(str(where))
+    raise invalid("to", "a pid, a name, or a name and a node", to)
 
 
 # -- the processes ---------------------------------------------------------------------------------------------------
@@ -265,6 +293,15 @@ class NodeBridge:
         assert self._pid is not None
         _, payload = self.writer.frame(build, message, atoms)
         self.node.send(self._pid, to, payload, alias)
+
+    def send_term(self, to: Pid | Atom, node: Atom, message: Any) -> None:
+        """Send a message to a process, from any thread."""
+        assert self._pid is not None
+        payload = etf.encode(message, root="message")
+        if isinstance(to, Pid):
+            self.node.send(self._pid, to, payload)
+        else:
+            self.node.send_to_name(self._pid, to, node, payload)
 
     def _reply(self, pid: Pid, tag: Any, result: Any) -> None:
         """Answer a call that is no request."""

@@ -13,7 +13,7 @@ import time
 from select import POLLIN
 
 from .. import etf
-from ..node_state.processes import NOCONNECTION, Processes
+from ..node_state.processes import Processes
 from ..terms import Atom, Pid, Reference
 from ..values import Value
 from ..wire import dist, gen
@@ -242,17 +242,6 @@ class Node:
 
     # -- nodes that are connected to -----------------------------------------------------------------------------------
 
-    def connect(self, node: Atom) -> bool:
-        """Connect to a node, unless it is connected, and wait for the outcome; not in the thread of the loop."""
-        with self.lock:
-            if node in self._connections:
-                return True
-            attempt = self._attempts.get(node)
-            if attempt is None:
-                attempt = self._attempt(node, None)
-        attempt.over.wait()
-        return node in self._connections
-
     def _attempt(self, node: Atom, address: tuple[str, int] | None) -> _Attempt:
         """Begin to connect, in a thread of its own. The lock is held."""
         attempt = self._attempts[node] = _Attempt()
@@ -289,6 +278,8 @@ class Node:
         with self.lock:
             if self._attempts.get(node) is attempt:
                 del self._attempts[node]
+            if node not in self._connections and self.processes is not None:
+                self.processes.on_node_down(node)  # whoever waits to hear of a process there hears that
         attempt.over.set()
 
     def _stay_connected(self, target: str) -> None:
@@ -404,14 +395,12 @@ class Node:
     # -- signals that go -----------------------------------------------------------------------------------------------
 
     def tell(self, node: Atom, kind: str, *args: Any) -> None:
-        """Send a signal without a message to a node that is connected; one that is not need not know."""
+        """Send a signal without a message to a node that is connected, or being so; any other need not know."""
         connection = self._connections.get(node)
-        if connection is None:
-            return
-        built = dist.control(connection.flags, kind, args)
-        if built is not None:
-            control, with_reason = built
-            connection.send(etf.encode(control), etf.encode(args[-1]) if with_reason else b"")
+        if connection is not None:
+            _write(connection, kind, args)
+        elif (attempt := self._attempts.get(node)) is not None:
+            attempt.waiting.append((kind, args, b""))
 
     def send(self, sender: Pid, to: Pid, payload: bytes, alias: Reference | None = None) -> None:
         """Send an encoded message to a process, or to an alias of it."""
@@ -438,18 +427,17 @@ class Node:
     # -- calls to processes of other nodes -----------------------------------------------------------------------------
 
     def call(self, to: Pid | Atom, node: Atom, message: Any, timeout: float | None, done: Done) -> None:
-        """Do what ``GenServer.call`` does, with a process of another node; not in the thread of the loop.
+        """Do what ``GenServer.call`` does, with a process of another node, which is connected to if need be.
 
-        ``done`` is called with ``{:ok, reply}`` or ``{:error, reason}`` and the atoms that came, in some other thread.
-        Raises :class:`erl_bridge.etf.EncodeError`, and OSError when there is no connection to the node.
+        ``done`` is called with ``{:ok, reply}`` or ``{:error, reason}`` and the atoms that came, in the thread of the
+        loop. Raises :class:`erl_bridge.etf.EncodeError`.
         """
-        etf.encode(message)  # before anything is begun
-        if not self.connect(node):
-            done((_ERROR, NOCONNECTION), set())
-            return
         assert self.processes is not None
         assert self.caller is not None
+        etf.encode(message)  # before anything is begun
         with self.lock:
+            if node not in self._connections and node not in self._attempts:
+                self._attempt(node, None)
             reference = self.processes.monitor(self.caller, to, node, lambda why: self._answered(reference, why))
             call = self._waiting[reference] = _Call(done)
             if timeout is not None:
@@ -469,8 +457,10 @@ class Node:
         return self.processes.monitor(self.caller, pid, Atom(str(pid.node)), on_down)
 
     def _answered(self, reference: Reference, reason: Any) -> None:
-        """A call will not be answered any more."""
-        self._end_call(reference, (_ERROR, reason), set())
+        """A call will not be answered any more; the atoms in the reason are known to the other node."""
+        atoms: set[Atom] = set()
+        etf.decode(etf.encode(reason), atoms=atoms)
+        self._end_call(reference, (_ERROR, reason), atoms)
 
     def _on_answer(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
         atoms: set[Atom] = set()
@@ -506,10 +496,12 @@ class _Call:
         self.timer: Timer | None = None
 
 
-def _write(connection: Connection, kind: str, args: tuple[Any, ...], payload: bytes) -> None:
+def _write(connection: Connection, kind: str, args: tuple[Any, ...], payload: bytes = b"") -> None:
+    """Send a signal as the other node knows it, if it does."""
     built = dist.control(connection.flags, kind, args)
-    assert built is not None
-    connection.send(etf.encode(built[0]), payload)
+    if built is not None:
+        control, with_reason = built
+        connection.send(etf.encode(control), etf.encode(args[-1]) if with_reason else payload)
 
 
 def _reason(signal: Signal, limits: etf.Limits) -> Any:

@@ -1,0 +1,542 @@
+"""How nodes come together, stay together and part: EPMD, names, cookies, dialling out, TLS, ticks, and bad peers."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_support import COOKIE, ELIXIR, EPMD, Beam, Epmd, Node, can_connect, free_port, unique, wait_until
+from support import DEADLINE, a
+
+from erl_bridge import Atom, Pid, Reference, etf
+from erl_bridge.framing import FrameReader
+from erl_bridge.wire import capabilities, dist, epmd as epmd_wire, gen
+from erl_bridge.wire.handshake import Acceptor, HandshakeError, Initiator, Own
+
+needs_epmd = pytest.mark.skipif(not EPMD, reason="needs epmd")
+needs_beam = pytest.mark.skipif(not (ELIXIR and EPMD), reason="needs Elixir and epmd")
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def epmd() -> Iterator[Epmd]:
+    epmd = Epmd()
+    yield epmd
+    epmd.stop()
+
+
+@pytest.fixture(scope="module")
+def cookie_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("node") / "cookie"
+    path.write_text(COOKIE + "\n")
+    path.chmod(0o400)
+    return path
+
+
+@pytest.fixture
+def start(cookie_file: Path) -> Iterator[Start]:
+    """Starts nodes, which end with the test: ``start("--name", name, epmd_port=...)``."""
+    started: list[Node] = []
+
+    def begin(*arguments: str, epmd_port: int = 1, app: str = "handlers_app:app", **env: str) -> Node:
+        started.append(Node(epmd_port, cookie_file, *arguments, app=app, **env))
+        return started[-1]
+
+    yield begin
+    for node in started:
+        node.kill()
+
+
+@pytest.fixture(scope="module")
+def beam(epmd: Epmd) -> Iterator[Beam]:
+    beam = Beam(unique("ex"), epmd.port)
+    beam.eval("call = fn py, type -> GenServer.call({:erl_bridge, py}, %{request_type: type, payload: %{}}, 30_000) end")
+    beam.eval("next = fn -> receive do message -> message after 30_000 -> :nothing end end")
+    yield beam
+    beam.kill()
+
+
+class Peer:
+    """A node in this process, which says what it likes."""
+
+    def __init__(self, port: int, peer_name: str, flags: int = capabilities.OURS, cookie: str = COOKIE) -> None:
+        self.name = unique("peer")
+        self.node, self.peer = Atom(self.name), Atom(peer_name)
+        self.pid, self.flags = Pid(self.node, 9, 0, 7), flags
+        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
+        machine = Initiator(Own(self.name, 7, cookie.encode(), flags), peer_name, 1)
+        self.socket.sendall(machine.begin())
+        while machine.peer is None:
+            data = self.socket.recv(4096)
+            if not data:
+                raise HandshakeError("closed")
+            self.socket.sendall(machine.receive(data))
+        self.frames = FrameReader()
+        self.received: list[bytes] = []
+        self.sequence = 0
+
+    def reference(self) -> Reference:
+        return Reference(self.node, 7, (secrets.randbits(18), 1, 2))
+
+    def send_frame(self, frame: bytes) -> None:
+        self.socket.sendall(len(frame).to_bytes(4, "big") + frame)
+
+    def send(self, control: Any, *payload: Any) -> None:
+        self.sequence += 1
+        flags = self.flags & capabilities.OURS
+        encoded = b"".join(map(etf.encode, payload))
+        self.socket.sendall(b"".join(dist.frames(flags, etf.encode(control), encoded, self.sequence)))
+
+    def receive(self) -> bytes | None:
+        """The next frame that is no tick; None at the end."""
+        while not self.received:
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self.received += [frame for frame in self.frames.feed(data) if isinstance(frame, bytes) and frame]
+        return self.received.pop(0)
+
+    def signal(self) -> Any:
+        """The kind, the control arguments and the payload of the next signal."""
+        frame = self.receive()
+        assert frame is not None
+        signal = dist.Receiver(self.peer, self.flags & capabilities.OURS, 1 << 30).receive(frame)
+        assert signal is not None
+        return signal
+
+    def call(self, request: Any) -> Any:
+        """GenServer.call without a monitor."""
+        tag = gen.alias_tag(self.reference())
+        self.send((6, self.pid, a(""), a("erl_bridge")), (gen.CALL, (self.pid, tag), request))
+        while True:
+            signal = self.signal()
+            if signal.kind in ("send", "anonymous") and signal.payload()[0] == tag:
+                return signal.payload()[1]
+
+    def ping(self) -> Any:
+        return self.call({a("request_type"): a("ping"), a("payload"): {"n": 1}})
+
+    def is_closed(self) -> bool:
+        """Waits until the other side has closed the connection."""
+        while self.receive() is not None:
+            pass
+        return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+# -- EPMD, names and the cookie ----------------------------------------------------------------------------------------
+
+
+@needs_epmd
+def test_epmd_is_started_if_it_is_missing_and_listens_on_loopback_alone(start: Start) -> None:
+    port = free_port()
+    name = unique("py")
+    assert start("--name", name, epmd_port=port).ready()[0] == name
+    try:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+            sock.sendall(epmd_wire.lookup(name.partition("@")[0]))
+            listed = epmd_wire.found(sock.recv(4096))
+        assert listed is not None
+        assert listed.hidden
+        listening = Path("/proc/net/tcp").read_text().split("\n")
+        addresses = {line.split()[1] for line in listening if f":{port:04X} " in line and " 0A " in line}
+        assert addresses == {f"0100007F:{port:04X}"}
+    finally:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+            sock.sendall(b"\0\1k")  # EPMD goes when no node is registered
+            sock.recv(16)
+
+
+@needs_epmd
+def test_without_epmd_and_without_the_program_it_is_said_what_to_do(start: Start) -> None:
+    node = start("--name", unique("py"), epmd_port=free_port(), PATH="/nowhere")
+    if not list(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")):
+        assert node.process.wait(DEADLINE) == 1
+        assert "install Erlang (Debian: erlang-base)" in node.stderr
+
+
+@needs_epmd
+def test_a_name_that_is_taken_is_refused(epmd: Epmd, start: Start) -> None:
+    name = unique("py")
+    start("--name", name, epmd_port=epmd.port).ready()
+    second = start("--name", name, epmd_port=epmd.port)
+    assert second.process.wait(DEADLINE) == 1
+    wait_until(lambda: "registered already" in second.stderr)
+
+
+@needs_epmd
+def test_a_node_registers_anew_when_epmd_was_away(start: Start) -> None:
+    epmd = Epmd()
+    try:
+        name = unique("py")
+        start("--name", name, epmd_port=epmd.port).ready()
+        epmd.stop()
+        epmd.start()
+
+        def is_listed() -> bool:
+            with socket.create_connection(("127.0.0.1", epmd.port), DEADLINE) as sock:
+                sock.sendall(epmd_wire.lookup(name.partition("@")[0]))
+                return epmd_wire.found(sock.recv(4096)) is not None
+
+        wait_until(is_listed)
+    finally:
+        epmd.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--name: expected the name of this node, name@host"),
+        (["--name", "py"], "--name: a node is called name@host, got 'py'"),
+        (["--connect", "app"], "--connect: expected name@host or name@host:port, got 'app'"),
+        (["--connect", "app@h:x"], "--connect: expected name@host or name@host:port, got 'app@h:x'"),
+        (["--name", "a@h", "--tls-cert", "x"], "TLS needs --tls-cert and --tls-ca"),
+        (["--name", "a@h", "--cookie-file", "/nowhere"], "the cookie file /nowhere cannot be read: No such file"),
+        (["--name", "a@h", "--tick-time", "0"], "--tick-time: expected SECONDS, got '0'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(start: Start, arguments: list[str], message: str) -> None:
+    node = start(*arguments)
+    assert node.process.wait(DEADLINE) == 2
+    wait_until(lambda: message in node.stderr)
+
+
+@pytest.mark.parametrize(("content", "mode", "message"), [
+    ("", 0o400, "holds no cookie"), ("nocookie\n", 0o400, "holds no cookie"), ("x\n", 0o644, "may be read by others"),
+])  # fmt: skip
+def test_a_cookie_file_that_does_not_fit_is_refused(
+    start: Start, tmp_path: Path, content: str, mode: int, message: str
+) -> None:
+    path = tmp_path / "cookie"
+    path.write_text(content)
+    path.chmod(mode)
+    node = start("--name", "a@h", "--cookie-file", str(path))
+    assert node.process.wait(DEADLINE) == 2
+    wait_until(lambda: message in node.stderr)
+
+
+def listening(start: Start, *arguments: str) -> tuple[Node, str, int]:
+    """A node without EPMD, its name and its port."""
+    node = start("--name", unique("py"), "--no-epmd", *arguments)
+    return node, *node.ready()
+
+
+def test_another_cookie_gets_no_connection_and_the_cookie_is_in_no_message(start: Start) -> None:
+    node, name, port = listening(start)
+    with pytest.raises(HandshakeError):
+        Peer(port, name, cookie="another")
+    peer = Peer(port, name)
+    assert peer.ping() == (a("ok"), {"n": 1})
+    peer.close()
+    assert COOKIE not in node.stderr
+    assert "another" not in node.stderr
+
+
+# -- bad peers -----------------------------------------------------------------------------------------------------------
+
+BAD_FRAMES = [
+    b"x",
+    b"p\x83j",
+    b"\x83",
+    b"\x83D",
+    b"\x83D\0",
+    b"\x83D\1\0\0\0a",
+    b"\x83D\0h\x02a\x2aa\1",
+    b"\x83D\0h\x01a\x01",
+    b"\x83D\0j",
+    b"\x83D\0" + etf.encode((1, 2, 3))[1:],
+    b"\x83D\0" + etf.encode((1, Pid(a("third@h"), 1, 0, 1), Pid(a("third@h"), 1, 0, 1)))[1:],
+    b"\x83D\0" + etf.encode((6, Pid(a("x@h"), 1, 0, 1), a(""), a("erl_bridge")))[1:],
+    b"\x83E" + bytes(16),
+    b"\x83F" + bytes(16),
+    b"\x83F" + bytes(15) + b"\1",
+    b"\x83P\0\0\0\5junk",
+    struct.pack(">BB", 131, 69) + bytes(15) + b"\2\0",
+]
+
+
+def test_a_frame_that_breaks_the_protocol_costs_one_connection_and_nothing_else(start: Start) -> None:
+    node, name, port = listening(start)
+    good = Peer(port, name)
+    for frame in BAD_FRAMES:
+        bad = Peer(port, name)
+        bad.send_frame(frame)
+        assert bad.is_closed(), frame
+        bad.close()
+        assert good.ping() == (a("ok"), {"n": 1})
+    for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, b"\0\x05Nabcd", bytes(4)):
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(100) == b""
+    assert good.ping() == (a("ok"), {"n": 1})
+    assert node.process.poll() is None
+    good.close()
+
+
+def test_a_request_that_cannot_be_read_is_answered_and_the_connection_stays(start: Start) -> None:
+    _, name, port = listening(start, "--max-frame", "200000")
+    peer = Peer(port, name)
+    tag, error = peer.call({a("request_type"): a("ping"), a("payload"): {"x": b"\xff" * 300_000}})
+    assert (tag, error[a("error_type")]) == (a("error"), a("serialization_error"))
+    assert "is over the limit of 200000 bytes" in error[a("message")]
+    deep: Any = []
+    for _ in range(20_000):
+        deep = [deep]
+    peer.sequence += 1
+    tag_term = gen.alias_tag(peer.reference())
+    body = etf.encode((gen.CALL, (peer.pid, tag_term), deep), max_depth=30_000)
+    control = etf.encode((6, peer.pid, a(""), a("erl_bridge")))
+    peer.socket.sendall(b"".join(dist.frames(capabilities.OURS, control, body, peer.sequence)))
+    signal = peer.signal()
+    assert signal.payload()[1][1][a("error_type")] is a("serialization_error")
+    assert peer.ping() == (a("ok"), {"n": 1})
+    peer.close()
+
+
+@pytest.mark.parametrize("without", ["FRAGMENTS", "ALTACT_SIG", "ALIAS", "SEND_SENDER", "EXIT_PAYLOAD", "UNLINK_ID"])
+def test_a_node_that_can_do_less_is_answered_as_it_can(start: Start, without: str) -> None:
+    flags = capabilities.OURS & ~capabilities.DIGEST & ~capabilities.FLAGS[without]
+    if without in ("ALIAS", "SEND_SENDER"):
+        flags &= ~capabilities.ALTACT_SIG
+    if without == "SEND_SENDER":
+        flags &= ~capabilities.ALIAS
+    _, name, port = listening(start)
+    peer = Peer(port, name, flags)
+    assert peer.ping() == (a("ok"), {"n": 1})
+    reference = peer.reference()
+    peer.send((19, peer.pid, a("nobody"), reference))
+    signal = peer.signal()
+    assert (signal.kind, signal.args[:3]) == ("down", (a("nobody"), peer.pid, reference))
+    peer.close()
+
+
+def test_an_old_pid_stands_for_nobody(start: Start) -> None:
+    _, name, port = listening(start)
+    peer = Peer(port, name)
+    old, reference = Pid(peer.peer, 39, 0, 5), peer.reference()
+    peer.send((19, peer.pid, old, reference))
+    assert peer.signal().args[:3] == (old, peer.pid, reference)
+    peer.send((1, peer.pid, old))
+    assert peer.signal().kind == "exit"
+    peer.send((22, peer.pid, old), {a("request_type"): a("ping"), a("message_id"): 1})
+    assert peer.ping() == (a("ok"), {"n": 1})  # and nothing came before
+    peer.close()
+
+
+def test_a_node_that_connects_anew_takes_the_place_of_its_old_connection_once_it_knows_the_cookie(start: Start) -> None:
+    _, name, port = listening(start)
+    old = Peer(port, name)
+    assert old.ping() == (a("ok"), {"n": 1})
+    own = Own(old.name, 8, b"another", capabilities.OURS)
+    for cookie, closed in ((b"another", False), (COOKIE.encode(), True)):
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+            machine = Initiator(own.replace(cookie=cookie), name, 1)
+            sock.sendall(machine.begin())
+            try:
+                while machine.peer is None and (data := sock.recv(4096)):
+                    sock.sendall(machine.receive(data))
+            except HandshakeError:
+                assert not closed
+            if closed:
+                assert machine.peer is not None
+                assert old.is_closed()
+            else:
+                sock.close()
+                assert old.ping() == (a("ok"), {"n": 1})
+    old.close()
+
+
+def test_only_so_many_handshakes_go_on_at_once(start: Start) -> None:
+    _, name, port = listening(start)
+    idle = [socket.create_connection(("127.0.0.1", port), DEADLINE) for _ in range(64)]
+    for sock in idle:  # each has its thread once the status came back
+        own = Own(unique("peer"), 1, COOKIE.encode())
+        sock.sendall(Initiator(own, name, 1).begin())
+        assert sock.recv(5) == b"\0\3sok"
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+        assert sock.recv(1) == b""
+    for sock in idle:
+        sock.close()
+    wait_until(lambda: answers(port, name))
+
+
+def answers(port: int, name: str) -> bool:
+    try:
+        peer = Peer(port, name)
+    except (HandshakeError, OSError):
+        return False
+    result = peer.ping()
+    peer.close()
+    return bool(result == (a("ok"), {"n": 1}))
+
+
+# -- ticks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_ticks_also_while_a_handler_keeps_its_reader_busy_and_takes_a_silent_one_for_gone(start: Start) -> None:
+    _, name, port = listening(start, "--tick-time", "0.4", "--app", "handlers_app:app")
+    peer = Peer(port, name)
+    peer.send((6, peer.pid, a(""), a("erl_bridge")), {a("request_type"): a("busy_inline"), a("message_id"): 1})
+    ticks = b""
+    while len(ticks) < 12:
+        ticks += peer.socket.recv(4)
+    assert ticks[:12] == bytes(12)  # while the reader works
+    assert peer.is_closed()  # nothing came from here
+    peer.close()
+
+
+def test_every_tick_is_answered(start: Start) -> None:
+    _, name, port = listening(start)
+    peer = Peer(port, name)
+    peer.socket.sendall(bytes(4))
+    assert peer.socket.recv(4) == bytes(4)
+    peer.close()
+
+
+# -- dialling out ----------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """A node in this process that is connected to."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.name = unique("app")
+
+    def accept(self, status: str = "ok") -> tuple[socket.socket, Acceptor]:
+        self.socket.settimeout(DEADLINE)
+        sock, _ = self.socket.accept()
+        sock.settimeout(DEADLINE)
+        own = Own(self.name, 3, COOKIE.encode())
+        machine = Acceptor(own, 1, lambda name: status, name_for=lambda host: (f"GIVEN@{host}", 77))
+        while machine.peer is None:
+            data = sock.recv(4096)
+            assert data
+            try:
+                sock.sendall(machine.receive(data))
+            except HandshakeError as error:
+                sock.sendall(error.farewell)
+                break
+        return sock, machine
+
+
+def test_a_node_that_dials_out_does_not_listen_and_comes_back(start: Start) -> None:
+    listener, name = Listener(), unique("py")
+    node = start("--name", name, "--connect", f"{listener.name}:{listener.port}")
+    for _ in range(2):
+        sock, machine = listener.accept()
+        assert machine.peer is not None
+        assert (machine.peer.name, node.process.poll()) == (name, None)
+        sock.close()
+    assert node.ready() == (name, 0)
+    listener.socket.close()
+
+
+def test_a_node_without_a_name_is_given_one(start: Start) -> None:
+    listener = Listener()
+    node = start("--connect", f"{listener.name}:{listener.port}")
+    sock, machine = listener.accept()
+    assert machine.peer is not None
+    assert machine.peer.name == "GIVEN@127.0.0.1"
+    assert node.ready() == ("GIVEN@127.0.0.1", 0)
+    sock.close()
+    listener.socket.close()
+
+
+def test_a_node_that_is_refused_tries_again(start: Start) -> None:
+    listener, name = Listener(), unique("py")
+    start("--name", name, "--connect", f"{listener.name}:{listener.port}")
+    for status in ("not_allowed", "nok", "ok"):
+        sock, machine = listener.accept(status)
+        assert (machine.peer is not None) == (status == "ok")
+        sock.close()
+    listener.socket.close()
+
+
+@needs_beam
+def test_a_node_that_dialled_out_is_called_by_its_name(epmd: Epmd, beam: Beam, start: Start) -> None:
+    beam.eval(":net_kernel.monitor_nodes(true, node_type: :all)")
+    for arguments in (["--name", unique("py")], []):
+        node = start("--connect", beam.name, *arguments, epmd_port=epmd.port)
+        beam.eval("{:nodeup, py, _} = next.()")
+        assert beam.eval("call.(py, :ping)") == "{:ok, %{}}"
+        assert beam.eval('call.(py, "echo_job")') == "{:ok, %{}}"
+        node.kill()
+        beam.eval("{:nodedown, ^py, _} = next.()")
+    beam.eval(":net_kernel.monitor_nodes(false, node_type: :all)")
+
+
+# -- the end of a node -----------------------------------------------------------------------------------------------------
+
+
+@needs_beam
+def test_a_node_that_is_killed_is_down_for_all_who_care(epmd: Epmd, beam: Beam, start: Start) -> None:
+    node = start("--name", unique("py"), epmd_port=epmd.port)
+    name, _ = node.ready()
+    beam.eval(f'py = :"{name}"; Node.monitor(py, true); true = Process.monitor({{:erl_bridge, py}}) |> is_reference()')
+    beam.eval("ref = :gen_server.send_request({:erl_bridge, py}, %{message_id: 1, request_type: :wait_for_release})")
+    beam.eval("{:erl_bridge, 1, {:event, _}} = next.()")
+    node.kill()
+    beam.eval("{:error, {:noconnection, _}} = :gen_server.wait_response(ref, 30_000)")
+    beam.eval("messages = for _ <- 1..2, do: next.()")
+    assert beam.eval("{:nodedown, py} in messages") == "true"
+    assert beam.eval("Enum.any?(messages, &match?({:DOWN, _, :process, {:erl_bridge, ^py}, :noconnection}, &1))") == "true"
+
+
+@needs_beam
+def test_the_requests_of_a_node_that_is_killed_are_cancelled(epmd: Epmd, beam: Beam, start: Start) -> None:
+    name, _ = start("--name", unique("py"), epmd_port=epmd.port).ready()
+    other = Beam(unique("ex"), epmd.port)
+    other.eval(f'bridge = {{:erl_bridge, :"{name}"}}')
+    for request in (":wait_for_release", ":hang_job"):
+        other.eval(f":gen_server.send_request(bridge, %{{message_id: {request}, request_type: {request}}})")
+        other.eval("receive do message -> message end")
+    beam.eval(f'py = :"{name}"; in_flight = fn -> {{:ok, health}} = call.(py, :health_check); health.requests_in_flight end')
+    assert beam.eval("in_flight.()") == "2"
+    other.kill()
+    beam.eval("idle = fn idle -> if in_flight.() > 0, do: idle.(idle) end; idle.(idle)")
+    assert beam.eval("in_flight.()") == "0"
+
+
+@needs_beam
+def test_shutdown_ends_the_node(epmd: Epmd, beam: Beam, start: Start) -> None:
+    node = start("--name", unique("py"), epmd_port=epmd.port)
+    name, port = node.ready()
+    assert beam.eval(f'call.(:"{name}", :shutdown)') == "{:ok, %{cancelled: 0, finished: 0}}"
+    assert node.process.wait(DEADLINE) == 0
+    assert not can_connect(port)
+
+
+# -- between nodes of ours -------------------------------------------------------------------------------------------------
+
+
+@needs_epmd
+def test_nodes_of_ours_call_each_other_and_connect_at_the_same_time(epmd: Epmd, start: Start) -> None:
+    names = [start("--name", unique("py"), epmd_port=epmd.port).ready() for _ in range(2)]
+    (one, port), (other, other_port) = names
+    peers = [Peer(port, one), Peer(other_port, other)]
+    to = [(peers[0], other), (peers[1], one)]
+    for number, (peer, target) in enumerate(to):  # both connect to the other at once
+        request = {"to": ("erl_bridge", target), "message": {a("request_type"): a("ping"), a("payload"): {"n": number}}}
+        peer.send((6, peer.pid, a(""), a("erl_bridge")), {a("message_id"): 1, a("request_type"): a("node_call_thread"),
+                                                        a("payload"): request})  # fmt: skip
+    for number, peer in enumerate(peers):
+        while (signal := peer.signal()).kind != "send":
+            pass
+        assert signal.payload() == (a("erl_bridge"), 1, (a("ok"), (a("ok"), {"n": number})))
+        peer.close()
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------------
