@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import os
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -35,6 +36,14 @@ def echo(payload: Any, context: Context) -> Any:
 @app.handler("echo_inline", run="inline")
 def echo_inline(payload: Any, context: Context) -> Any:
     return payload
+
+
+@app.handler("busy_inline", run="inline")
+def busy_inline(payload: Any, context: Context) -> Any:
+    """Keep the thread that reads at work, which gives the interpreter lock away now and then."""
+    until = time.monotonic() + payload["seconds"]
+    while time.monotonic() < until:
+        pass
 
 
 @app.handler("call_inline", run="inline")

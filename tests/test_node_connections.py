@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Certificates
 from node_support import COOKIE, ELIXIR, EPMD, Beam, Epmd, Node, can_connect, free_port, unique, wait_until
 from support import DEADLINE, a
 
 from erl_bridge import Atom, Pid, Reference, etf
 from erl_bridge.framing import FrameReader
-from erl_bridge.wire import capabilities, dist, epmd as epmd_wire, gen
+from erl_bridge.wire import capabilities, dist, gen
+from erl_bridge.wire import epmd as epmd_wire
 from erl_bridge.wire.handshake import Acceptor, HandshakeError, Initiator, Own
 
 needs_epmd = pytest.mark.skipif(not EPMD, reason="needs epmd")
@@ -55,7 +58,9 @@ def start(cookie_file: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def beam(epmd: Epmd) -> Iterator[Beam]:
     beam = Beam(unique("ex"), epmd.port)
-    beam.eval("call = fn py, type -> GenServer.call({:erl_bridge, py}, %{request_type: type, payload: %{}}, 30_000) end")
+    beam.eval(
+        "call = fn py, type -> GenServer.call({:erl_bridge, py}, %{request_type: type, payload: %{}}, 30_000) end"
+    )
     beam.eval("next = fn -> receive do message -> message after 30_000 -> :nothing end end")
     yield beam
     beam.kill()
@@ -69,16 +74,22 @@ class Peer:
         self.node, self.peer = Atom(self.name), Atom(peer_name)
         self.pid, self.flags = Pid(self.node, 9, 0, 7), flags
         self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
-        machine = Initiator(Own(self.name, 7, cookie.encode(), flags), peer_name, 1)
+        try:
+            self._shake(Initiator(Own(self.name, 7, cookie.encode(), flags), peer_name, 1))
+        except BaseException:
+            self.socket.close()
+            raise
+        self.frames = FrameReader()
+        self.received: list[bytes] = []
+        self.sequence = 0
+
+    def _shake(self, machine: Initiator) -> None:
         self.socket.sendall(machine.begin())
         while machine.peer is None:
             data = self.socket.recv(4096)
             if not data:
                 raise HandshakeError("closed")
             self.socket.sendall(machine.receive(data))
-        self.frames = FrameReader()
-        self.received: list[bytes] = []
-        self.sequence = 0
 
     def reference(self) -> Reference:
         return Reference(self.node, 7, (secrets.randbits(18), 1, 2))
@@ -134,7 +145,7 @@ class Peer:
         self.socket.close()
 
 
-# -- EPMD, names and the cookie ----------------------------------------------------------------------------------------
+# -- EPMD, names and the cookie --------------------------------------------------------------------------------------
 
 
 @needs_epmd
@@ -242,7 +253,7 @@ def test_another_cookie_gets_no_connection_and_the_cookie_is_in_no_message(start
     assert "another" not in node.stderr
 
 
-# -- bad peers -----------------------------------------------------------------------------------------------------------
+# -- bad peers -------------------------------------------------------------------------------------------------------
 
 BAD_FRAMES = [
     b"x",
@@ -381,13 +392,14 @@ def answers(port: int, name: str) -> bool:
     return bool(result == (a("ok"), {"n": 1}))
 
 
-# -- ticks ---------------------------------------------------------------------------------------------------------------
+# -- ticks -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_node_ticks_also_while_a_handler_keeps_its_reader_busy_and_takes_a_silent_one_for_gone(start: Start) -> None:
-    _, name, port = listening(start, "--tick-time", "0.4", "--app", "handlers_app:app")
+    _, name, port = listening(start, "--tick-time", "0.4")
     peer = Peer(port, name)
-    peer.send((6, peer.pid, a(""), a("erl_bridge")), {a("request_type"): a("busy_inline"), a("message_id"): 1})
+    peer.send((6, peer.pid, a(""), a("erl_bridge")), {a("request_type"): a("busy_inline"), a("message_id"): 1,
+                                                    a("payload"): {"seconds": 0.5}})  # fmt: skip
     ticks = b""
     while len(ticks) < 12:
         ticks += peer.socket.recv(4)
@@ -404,7 +416,7 @@ def test_every_tick_is_answered(start: Start) -> None:
     peer.close()
 
 
-# -- dialling out ----------------------------------------------------------------------------------------------------------
+# -- dialling out ----------------------------------------------------------------------------------------------------
 
 
 class Listener:
@@ -458,7 +470,7 @@ def test_a_node_without_a_name_is_given_one(start: Start) -> None:
 def test_a_node_that_is_refused_tries_again(start: Start) -> None:
     listener, name = Listener(), unique("py")
     start("--name", name, "--connect", f"{listener.name}:{listener.port}")
-    for status in ("not_allowed", "nok", "ok"):
+    for status in ("not_allowed", "ok"):
         sock, machine = listener.accept(status)
         assert (machine.peer is not None) == (status == "ok")
         sock.close()
@@ -478,7 +490,7 @@ def test_a_node_that_dialled_out_is_called_by_its_name(epmd: Epmd, beam: Beam, s
     beam.eval(":net_kernel.monitor_nodes(false, node_type: :all)")
 
 
-# -- the end of a node -----------------------------------------------------------------------------------------------------
+# -- the end of a node -----------------------------------------------------------------------------------------------
 
 
 @needs_beam
@@ -492,7 +504,9 @@ def test_a_node_that_is_killed_is_down_for_all_who_care(epmd: Epmd, beam: Beam, 
     beam.eval("{:error, {:noconnection, _}} = :gen_server.wait_response(ref, 30_000)")
     beam.eval("messages = for _ <- 1..2, do: next.()")
     assert beam.eval("{:nodedown, py} in messages") == "true"
-    assert beam.eval("Enum.any?(messages, &match?({:DOWN, _, :process, {:erl_bridge, ^py}, :noconnection}, &1))") == "true"
+    assert (
+        beam.eval("Enum.any?(messages, &match?({:DOWN, _, :process, {:erl_bridge, ^py}, :noconnection}, &1))") == "true"
+    )
 
 
 @needs_beam
@@ -503,7 +517,9 @@ def test_the_requests_of_a_node_that_is_killed_are_cancelled(epmd: Epmd, beam: B
     for request in (":wait_for_release", ":hang_job"):
         other.eval(f":gen_server.send_request(bridge, %{{message_id: {request}, request_type: {request}}})")
         other.eval("receive do message -> message end")
-    beam.eval(f'py = :"{name}"; in_flight = fn -> {{:ok, health}} = call.(py, :health_check); health.requests_in_flight end')
+    beam.eval(
+        f'py = :"{name}"; in_flight = fn -> {{:ok, health}} = call.(py, :health_check); health.requests_in_flight end'
+    )
     assert beam.eval("in_flight.()") == "2"
     other.kill()
     beam.eval("idle = fn idle -> if in_flight.() > 0, do: idle.(idle) end; idle.(idle)")
@@ -519,7 +535,7 @@ def test_shutdown_ends_the_node(epmd: Epmd, beam: Beam, start: Start) -> None:
     assert not can_connect(port)
 
 
-# -- between nodes of ours -------------------------------------------------------------------------------------------------
+# -- between nodes of ours -------------------------------------------------------------------------------------------
 
 
 @needs_epmd
@@ -539,4 +555,60 @@ def test_nodes_of_ours_call_each_other_and_connect_at_the_same_time(epmd: Epmd, 
         peer.close()
 
 
-# -- TLS -------------------------------------------------------------------------------------------------------------------
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls_beam(epmd: Epmd, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beam]:
+    options = tmp_path_factory.mktemp("tls") / "options"
+    files = 'certfile, "{}"}}, {{keyfile, "{}"}}, {{cacertfile, "{}"}}, {{verify, verify_peer'
+    server = files.format(certificates.server, certificates.server_key, certificates.ca)
+    client = files.format(certificates.client, certificates.client_key, certificates.ca)
+    options.write_text(f"[{{server, [{{{server}}}, {{fail_if_no_peer_cert, true}}]}}, {{client, [{{{client}}}]}}].")
+    beam = Beam(unique("ex"), epmd.port, erl=f"-proto_dist inet_tls -ssl_dist_optfile {options}")
+    yield beam
+    beam.kill()
+
+
+def tls_options(certificates: Certificates) -> list[str]:
+    files = {"cert": certificates.server, "key": certificates.server_key, "ca": certificates.ca}
+    return [word for name, path in files.items() for word in (f"--tls-{name}", path)]
+
+
+@needs_beam
+@pytest.mark.parametrize("dials", [False, True], ids=["connected to", "dials"])
+def test_connections_are_encrypted_where_that_is_wanted(
+    epmd: Epmd, tls_beam: Beam, certificates: Certificates, start: Start, dials: bool
+) -> None:
+    arguments = ["--name", unique("py"), *tls_options(certificates), *(["--connect", tls_beam.name] if dials else [])]
+    tls_beam.eval(":net_kernel.monitor_nodes(true, node_type: :all)")
+    name, _ = start(*arguments, epmd_port=epmd.port).ready()
+    tls_beam.eval(f'py = :"{name}"')
+    if dials:
+        tls_beam.eval("receive do {:nodeup, ^py, _} -> :ok end")
+    assert tls_beam.eval("Node.ping(py)") == ":pong"
+    code = "data = :crypto.strong_rand_bytes(2_000_000); request = %{request_type: :ping, payload: %{d: data}}"
+    assert tls_beam.eval(f"{code}; GenServer.call({{:erl_bridge, py}}, request) == {{:ok, %{{d: data}}}}") == "true"
+
+
+@needs_epmd
+def test_who_does_not_speak_tls_or_has_no_certificate_gets_no_connection(
+    certificates: Certificates, start: Start
+) -> None:
+    _, name, port = listening(start, *tls_options(certificates))
+    with pytest.raises((HandshakeError, OSError)):
+        Peer(port, name)
+    context = ssl.create_default_context(cafile=certificates.ca)
+    first = Initiator(Own(unique("peer"), 1, COOKIE.encode()), name, 1).begin()
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+        assert not answer_without_certificate(context, sock, b"\0\0" + first)
+
+
+def answer_without_certificate(context: ssl.SSLContext, sock: socket.socket, data: bytes) -> bytes:
+    """What comes back over TLS; nothing where the connection is refused, with TLS 1.3 after it seemed to be up."""
+    try:
+        with context.wrap_socket(sock, server_hostname="localhost") as encrypted:
+            encrypted.sendall(data)
+            return encrypted.recv(100)
+    except OSError:
+        return b""
