@@ -12,6 +12,7 @@ from .. import etf
 from ..dispatch import Calls, Client
 from ..errors import CallbackError, Overloaded, SerializationError
 from ..messages import Call, Failure, Reply
+from ..node_state.processes import KILLED
 from ..refusals import invalid
 from ..session import Writer
 from ..terms import Atom, Pid, TermMap
@@ -52,6 +53,8 @@ class Origin:
     ``node`` is the node that sent it, which need not be the one of the process.
     """
 
+    __slots__ = ("bridge", "node", "pid")
+
     def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom) -> None:
         self.bridge = bridge
         self.pid = pid
@@ -65,8 +68,12 @@ class Origin:
 class CallOrigin(Origin):
     """The request was a ``GenServer.call``; ``tag`` goes back with its answer."""
 
+    __slots__ = ("tag",)
+
     def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom, tag: Any) -> None:
-        super().__init__(bridge, pid, node)
+        self.bridge = bridge
+        self.pid = pid
+        self.node = node
         self.tag = tag
 
     def tell(self, message: Message, atoms: Set[Atom]) -> None:
@@ -82,6 +89,8 @@ class CallOrigin(Origin):
 class CastOrigin(Origin):
     """The request was a cast: nothing comes back, and nobody can be asked anything."""
 
+    __slots__ = ()
+
     def tell(self, message: Message, atoms: Set[Atom]) -> None:
         if type(message) is Call:
             raise CallbackError("the request was a cast, so there is nobody to ask; use GenServer.call or send")
@@ -89,6 +98,8 @@ class CastOrigin(Origin):
 
 class RpcOrigin(Origin):
     """The request was given to ``:erl_bridge.call/1`` by ``:erpc`` or ``:rpc``; ``done`` gets its answer."""
+
+    __slots__ = ("done",)
 
     def __init__(self, bridge: NodeBridge, pid: Pid, node: Atom, done: Callable[[Any], None]) -> None:
         super().__init__(bridge, pid, node)
@@ -195,17 +206,22 @@ class NodeBridge:
     def begin(self) -> None:
         """Start the processes; the node knows what it is called."""
         self.writer = Writer(VOCABULARY | {self.processes.node})
+        self.node.serve_calls(ERL_BRIDGE, self._on_message)
         self._begin_bridge()
         self.node.serve(self.processes.spawn(NET_KERNEL), self._on_net_kernel)
         self.node.serve(self.processes.spawn(REX), self._on_rex)
         self.node.serve_spawn(self._on_spawn)
 
     def _begin_bridge(self) -> None:
-        self._pid = self.processes.spawn(ERL_BRIDGE, self._on_end)
+        self._pid = self.processes.spawn(ERL_BRIDGE, self._on_kill)
         self.node.serve(self._pid, self._on_message)
 
-    def _on_end(self) -> None:
+    def _on_kill(self) -> None:
+        self._on_end(KILLED)
+
+    def _on_end(self, reason: Any) -> None:
         """The process that takes requests has ended: what it had begun is cancelled, and it begins anew."""
+        self.node.tell_watchers(reason)
         assert self._pid is not None
         self.node.serve_no_more(self._pid)
         self._begin_bridge()
@@ -214,19 +230,20 @@ class NodeBridge:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def _on_message(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+    def _on_message(self, connection: Connection, signal: Signal) -> None:
         atoms: set[Atom] = set()
-        message = self._read(connection, sender, signal, atoms)
-        kind, pid, tag, asked = gen.parse(message)
+        kind, pid, tag, asked = gen.parse(self._read(connection, signal, atoms))
         if kind == "call" and pid is not None:
             origin: Origin = CallOrigin(self, pid, connection.node, tag)
             self.request(origin, gen.with_id(asked, gen.reference_in(tag)), atoms)
         elif kind == "system" and pid is not None:
             self._on_system(pid, tag, asked)
-        elif sender is not None and kind == "cast":
+        elif (sender := signal.sender) is None:
+            return  # an old node's message without a sender: there is nobody to answer
+        elif kind == "cast":
             reference = self.processes.reference()
             self.request(CastOrigin(self, sender, connection.node), gen.with_id(asked, reference), atoms)
-        elif sender is not None and isinstance(asked, (dict, TermMap)):
+        elif isinstance(asked, (dict, TermMap)):
             self.request(Origin(self, sender, connection.node), asked, atoms)
 
     def _on_system(self, pid: Pid, tag: Any, asked: Any) -> None:
@@ -236,11 +253,11 @@ class NodeBridge:
             assert self._pid is not None
             with self.node.lock:
                 self.processes.exit(self._pid, asked[1])
-                self._on_end()
+                self._on_end(asked[1])
         else:
             self._reply(pid, tag, (_ERROR, _NOTSUP))
 
-    def _read(self, connection: Connection, sender: Pid | None, signal: Signal, atoms: set[Atom]) -> Any:
+    def _read(self, connection: Connection, signal: Signal, atoms: set[Atom]) -> Any:
         """The message in a signal; None for one that is too large or no term, which is answered with an error."""
         try:
             if not signal.skipped:
@@ -256,7 +273,7 @@ class NodeBridge:
             caller = gen.caller_in(signal.data, signal.start, signal.has_version, known)
             if caller is not None:
                 CallOrigin(self, caller[0], connection.node, caller[1]).tell(failure, known)
-            elif sender is not None:
+            elif signal.kind == "send" and (sender := signal.sender) is not None:
                 Origin(self, sender, connection.node).tell(failure, frozenset())
             return None
 
@@ -267,7 +284,7 @@ class NodeBridge:
             origin.tell(request, atoms)
             return
         handler = self.dispatcher.handlers.get(request.request_type)
-        client = self._clients.get(origin.pid)
+        client = self._clients.get(origin.pid) if self._clients else None
         if client is None:
             waits = handler is not None and handler.run not in ("inline", "control")
             client = NodeClient(self, origin.pid) if waits else self._anybody
@@ -284,15 +301,20 @@ class NodeBridge:
 
         A final answer that finds too much waiting to go becomes an error. Where the node has gone, nobody waits.
         """
-        to = origin.pid
+        to, sender = origin.pid, self._pid
+        assert sender is not None
         connection = self.node.connection(to.node)
-        if connection is None and to.node is origin.node:
+        if connection is None:
+            if to.node is not origin.node:
+                self.node.send(sender, to, self.writer.frame(build, message, atoms)[1], alias)
             return
-        if connection is not None and connection.is_full and isinstance(message, (Reply, Failure)):
+        if connection.is_full and isinstance(message, (Reply, Failure)):
             message = Failure(message.message_id, Overloaded(f"{to.node} does not read its answers fast enough"))
-        assert self._pid is not None
-        _, payload = self.writer.frame(build, message, atoms)
-        self.node.send(self._pid, to, payload, alias)
+        payload = self.writer.frame(build, message, atoms)[1]
+        if alias is None:
+            connection.send("send", (sender, to), payload)
+        else:
+            connection.send("send_alias", (sender, alias, to), payload)
 
     def send_term(self, to: Pid | Atom, node: Atom, message: Any) -> None:
         """Send a message to a process, from any thread."""
@@ -345,17 +367,17 @@ class NodeBridge:
 
     # -- what nodes expect of each other -------------------------------------------------------------------------------
 
-    def _on_net_kernel(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+    def _on_net_kernel(self, connection: Connection, signal: Signal) -> None:
         """Pings; and where spawning was refused, the BEAM tries it here."""
-        kind, pid, tag, asked = gen.parse(self._read(connection, None, signal, set()))
+        kind, pid, tag, asked = gen.parse(self._read(connection, signal, set()))
         if kind == "call" and pid is not None:
             is_ping = type(asked) is tuple and len(asked) == 2 and asked[0] is _IS_AUTH
             self._reply(pid, tag, _YES if is_ping else (_ERROR, _NOTSUP))
 
-    def _on_rex(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+    def _on_rex(self, connection: Connection, signal: Signal) -> None:
         """The rpc of before OTP 23, which ``ei_rpc`` and ``erl_call`` use: ``{Pid, {call, M, F, Args, Leader}}``."""
         atoms: set[Atom] = set()
-        message = self._read(connection, None, signal, atoms)
+        message = self._read(connection, signal, atoms)
         kind, pid, tag, asked = gen.parse(message)
         if kind == "plain" and type(asked) is tuple and len(asked) == 2 and type(asked[0]) is Pid:
             (pid, asked), kind = asked, "rex"
@@ -379,7 +401,7 @@ class NodeBridge:
         """Somebody wants a process: for ``:erpc`` one is made, anything else is refused."""
         reference, who, entry, options = signal.args
         atoms: set[Atom] = set()
-        arguments = self._read(connection, None, signal, atoms)
+        arguments = self._read(connection, signal, atoms)
         is_call = entry == (_ERPC, _EXECUTE_CALL, 4)
         expected = 4 if is_call else 3 if entry == (_ERPC, _EXECUTE_CAST, 3) else None
         if type(arguments) is not list or len(arguments) != expected:

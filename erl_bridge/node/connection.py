@@ -6,17 +6,19 @@ waits in a queue that any thread may add to and that nobody waits for while hold
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 from collections import deque
+from select import POLLIN, POLLOUT, poll
 from threading import get_ident
 
+from .. import etf
 from ..framing import FrameReader, Oversized
-from ..node_state.processes import TooMany
+from ..node_state.processes import MAX_WATCHERS, TooMany
 from ..wire import dist
-from ..wire.dist import TICK, DistError, Receiver
+from ..wire.capabilities import FRAGMENTS
+from ..wire.dist import DEMONITOR, MONITOR, SEND, TAIL, TICK, DistError, Receiver, Shortcuts, Signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +26,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..terms import Atom
-    from ..wire.dist import Signal
     from ..wire.handshake import Peer
     from .loop import Loop
     from .meet import Met
 
     Part = bytes | memoryview
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 64 * 1024  # a larger buffer is made anew by the system for each read, which costs more than the read
 SMALL = 64 * 1024  # bytes of answers that are not held back for more
 _AT_ONCE = 8 * 1024 * 1024  # bytes written before others get their turn
 _MAX_PARTS = 64  # in one call to the system
@@ -97,6 +98,9 @@ class Encrypted:
 class Connection:
     """A connection that is up. ``on_signal`` and ``on_end`` are called in the thread of the loop.
 
+    What is sent to the process of the name ``shortcut``, which is always there, is given to ``on_call``; who monitors
+    it by its name is in :attr:`watchers`, by the bytes of those frames from ``TAIL`` on.
+
     ``max_message`` is the size of the largest message that is read; ``max_queued`` are the bytes that may wait to go:
     beyond them nothing more is read, and :attr:`is_full` tells who asks.
     """
@@ -110,6 +114,8 @@ class Connection:
         *,
         max_message: int,
         max_queued: int,
+        shortcut: Atom,
+        on_call: Callable[[Connection, Signal], object],
         on_signal: Callable[[Connection, Signal], None],
         on_end: Callable[[Connection, str], None],
     ) -> None:
@@ -125,14 +131,20 @@ class Connection:
         self._rest = met.rest
         self._frames = FrameReader(max_message + _OVERHEAD)
         self._receiver = Receiver(node, flags, max_message)
+        self._has_header = bool(flags & FRAGMENTS)
+        self._shortcuts = Shortcuts(node, shortcut)
+        self.watchers: set[bytes] = set()
+        self._on_call = on_call
         self._on_signal = on_signal
         self._on_end = on_end
         self._max_queued = max_queued
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # for room, in other threads
         self._queue: deque[Part] = deque()
         self._queued = 0
         self._sequence = 0
-        self._events = select.POLLIN
+        self._events = POLLIN
         self._flush_is_due = False
         self._has_written = False
         self._has_read = False
@@ -148,16 +160,16 @@ class Connection:
 
     def on_ready(self, event: int) -> None:
         """Read and write what can be."""
-        if event & select.POLLOUT:
+        if event & POLLOUT:
             self._flush()
-        if event & ~select.POLLOUT and not self.closed:
+        if event & ~POLLOUT and not self.closed:
             self._read()
 
     def end(self, reason: str) -> None:
         """Close the connection."""
         if self.closed:
             return
-        with self._changed:
+        with self._lock:
             self.closed = True
             self._queue.clear()
             self._queued = 0
@@ -186,12 +198,14 @@ class Connection:
     def _take(self, data: bytes) -> None:
         try:
             for frame in self._frames.feed(data):
-                if frame == b"":
+                if not frame:
                     self.tick()
-                elif isinstance(frame, Oversized):
-                    self._log(f"a message of {frame.length} bytes is over the limit of {frame.limit} and was skipped")
-                elif (signal := self._receiver.receive(frame)) is not None:
-                    self._on_signal(self, signal)
+                elif type(frame) is not bytes:
+                    self._skipped(frame)
+                elif not self._has_header or not self._take_quickly(frame):
+                    signal = self._receiver.receive(frame)
+                    if signal is not None:
+                        self._on_signal(self, signal)
                 if self.closed:
                     return
         except (DistError, TooMany) as error:
@@ -203,6 +217,25 @@ class Connection:
             traceback.print_exception(error)
             self.end(f"a fault of this node: {error!r}")
 
+    def _take_quickly(self, frame: bytes) -> bool:
+        """Serve a frame of those that a call has, without decoding it; False for any other."""
+        op = self._shortcuts.op(frame)
+        if op == SEND:
+            self._on_call(self, Signal("send", (), frame, self._shortcuts.message_at, False))
+        elif op == MONITOR:
+            if len(self.watchers) >= MAX_WATCHERS:
+                raise TooMany(f"more than {MAX_WATCHERS} monitors")
+            self.watchers.add(frame[TAIL:])
+        elif op == DEMONITOR:
+            self.watchers.discard(frame[TAIL:])
+        else:
+            return False
+        return True
+
+    def _skipped(self, frame: bytes | Oversized) -> None:
+        assert isinstance(frame, Oversized)
+        self._log(f"a message of {frame.length} bytes is over the limit of {frame.limit} bytes and was skipped")
+
     def _log(self, message: str) -> None:
         import logging
 
@@ -210,14 +243,15 @@ class Connection:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        with self._changed:
-            self._write()
+        with self._lock:
+            if self._queue:
+                self._write()
 
     def _watch(self) -> None:
         """Wait for what there is to wait for now."""
         if self.closed:
             return
-        events = (0 if self.is_full else select.POLLIN) | (select.POLLOUT if self._queue else 0)
+        events = (0 if self.is_full else POLLIN) | (POLLOUT if self._queue else 0)
         if events != self._events:
             self._events = events
             self._loop.watch(self._socket.fileno(), self, events)
@@ -231,18 +265,32 @@ class Connection:
 
     def wait_for_room(self, seconds: float) -> bool:
         """Wait until the queue is not full any more, or the connection has ended; False after so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.closed or not self.is_full, seconds)
+        with self._lock:
+            self._waiting += 1
+            try:
+                return self._changed.wait_for(lambda: self.closed or not self.is_full, seconds)
+            finally:
+                self._waiting -= 1
 
-    def send(self, control: bytes, payload: bytes = b"") -> None:
-        """Send a signal, given as external terms; to a connection that has ended it does nothing."""
-        with self._changed:
+    def send(self, kind: str, args: tuple[Any, ...], payload: bytes = b"") -> None:
+        """Send a signal as the other node knows it, if it does; where the connection has ended it does nothing.
+
+        The kinds and arguments are those of :func:`erl_bridge.wire.dist.control`; ``payload`` is an external term.
+        """
+        built = dist.control(self.flags, kind, args)
+        if built is None:
+            return
+        control, with_reason = built
+        if with_reason:
+            payload = etf.encode(args[-1])
+        encoded = etf.encode(control)
+        with self._lock:
             self._sequence += 1
-            self._add(dist.frames(self.flags, control, payload, self._sequence))
+            self._add(dist.frames(self.flags, encoded, payload, self._sequence))
 
     def tick(self) -> None:
         """Tell the other node that this one lives, unless there is something else on its way to it."""
-        with self._changed:
+        with self._lock:
             if not self._queue:
                 self._add([TICK])
 
@@ -258,12 +306,12 @@ class Connection:
 
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not read, being at work."""
-        poll = select.poll()
+        look = poll()
         try:
-            poll.register(self._socket.fileno(), select.POLLIN)
+            look.register(self._socket.fileno(), POLLIN)
         except (OSError, ValueError):
             return False
-        return any(event & select.POLLIN for _, event in poll.poll(0))
+        return any(event & POLLIN for _, event in look.poll(0))
 
     def _add(self, parts: Iterable[Part]) -> None:
         if self.closed:
@@ -271,7 +319,7 @@ class Connection:
         for part in parts:
             self._queue.append(part)
             self._queued += len(part)
-        if self._events & select.POLLOUT:
+        if self._events & POLLOUT:
             return  # it goes when there is room for it
         if get_ident() != self._loop.thread or self._queued >= SMALL:
             self._write()
@@ -296,13 +344,16 @@ class Connection:
             reason = f"the connection broke: {error}"
             self._loop.call(lambda: self.end(reason))
             return
-        self._has_written = self._has_written or at_once > 0
-        if self._max_queued >= self._queued:
+        if at_once:
+            self._has_written = True
+        if self._waiting and not self.is_full:
             self._changed.notify_all()
-        if bool(self._queue) != bool(self._events & select.POLLOUT):
+        if bool(self._queue) != bool(self._events & POLLOUT):
             self._in_loop(self._watch)
 
     def _next_parts(self) -> tuple[list[Part], int]:
+        if len(self._queue) == 1:
+            return [self._queue[0]], len(self._queue[0])
         parts, size = [], 0
         for part in self._queue:
             parts.append(part)

@@ -39,7 +39,8 @@ class Loop:
         for end in (self._wakeup, self._waker):
             os.set_blocking(end, False)
         self._poll.register(self._wakeup, select.POLLIN)
-        self._spinner = Spinner(self._poll.poll, self._poll.poll, spin)
+        self._ready: list[tuple[int, int]] = []
+        self._spinner = Spinner(self._look, self._take, spin)
 
     def run(self) -> None:
         """Serve, in this thread."""
@@ -51,8 +52,19 @@ class Loop:
                     self._wake_up()
                 elif (source := sources.get(fd)) is not None:
                     source.on_ready(event)
-            while self._after:
-                self._after.pop()()
+            for function in self._after:
+                function()
+            self._after.clear()
+
+    def _look(self, timeout: float) -> bool:
+        """Whether something is ready, which is kept for :meth:`_take`."""
+        self._ready = self._poll.poll(timeout)
+        return bool(self._ready)
+
+    def _take(self) -> list[tuple[int, int]]:
+        """What is ready, as soon as something is."""
+        ready, self._ready = self._ready, []
+        return ready or self._poll.poll()
 
     def stop(self) -> None:
         """Make :meth:`run` return, from any thread."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .loop import Loop
     from .meet import Tls
 
-    Receive = Callable[["Connection", "Pid | None", Signal], object]
+    Receive = Callable[["Connection", Signal], object]
     Done = Callable[[tuple[Any, Any], "set[Atom]"], object]
 
 MAX_HANDSHAKES = 64  # at once
@@ -123,6 +123,8 @@ class Node:
         self._attempts: dict[Atom, _Attempt] = {}
         self._handshakes = 0
         self._services: dict[Pid, Receive] = {}
+        self._shortcut = Atom("")
+        self._on_call: Receive = lambda connection, signal: None
         self._spawn: Callable[[Connection, Signal], object] = lambda connection, signal: None
         self._waiting: dict[Reference, _Call] = {}
         self._listener: socket.socket | None = None
@@ -325,13 +327,15 @@ class Node:
             self.loop,
             max_message=self.settings.max_message,
             max_queued=self.settings.max_queued,
+            shortcut=self._shortcut,
+            on_call=self._on_call,
             on_signal=self._on_signal,
             on_end=self._on_end,
         )
         with self.lock:
             mine = self._attempts.get(node)
             for waiting in mine.waiting if mine is not None else ():
-                _write(connection, *waiting)
+                connection.send(*waiting)
             self._connections[node] = connection
         self._log("%s is connected", node)
         if mine is not None:
@@ -360,8 +364,19 @@ class Node:
     # -- signals that come ---------------------------------------------------------------------------------------------
 
     def serve(self, pid: Pid, receive: Receive) -> None:
-        """Have the messages to a process taken by ``receive(connection, sender, signal)``."""
+        """Have the messages to a process taken by ``receive(connection, signal)``."""
         self._services[pid] = receive
+
+    def serve_calls(self, name: Atom, receive: Receive) -> None:
+        """Have what is sent to a name, which is always there, taken by ``receive``, on a way that is shorter."""
+        self._shortcut, self._on_call = name, receive
+
+    def tell_watchers(self, reason: Any) -> None:
+        """Tell those that monitor the process of :meth:`serve_calls` by its name that it has ended."""
+        for connection in self.connections():
+            watchers, connection.watchers = connection.watchers, set()
+            for who, target, reference in map(dist.Shortcuts.terms, watchers):
+                self.tell(connection.node, "down", target, who, reference, reason)
 
     def serve_no_more(self, pid: Pid) -> None:
         """Forget who takes the messages to a process."""
@@ -369,10 +384,8 @@ class Node:
 
     def _on_signal(self, connection: Connection, signal: Signal) -> None:
         kind, args = signal.kind, signal.args
-        if kind == "send":
-            self._on_send(connection, args[0], args[1], signal)
-        elif kind == "anonymous":
-            self._on_send(connection, None, args[0], signal)
+        if kind in ("send", "anonymous"):
+            self._on_send(connection, args[-1], signal)
         elif kind == "spawn":
             self._spawn(connection, signal)
         elif (method := _OF_PROCESSES.get(kind)) is not None:
@@ -385,12 +398,12 @@ class Node:
         """Have the requests for new processes taken by ``spawn``."""
         self._spawn = spawn
 
-    def _on_send(self, connection: Connection, sender: Pid | None, to: Any, signal: Signal) -> None:
+    def _on_send(self, connection: Connection, to: Any, signal: Signal) -> None:
         assert self.processes is not None
         pid = to if type(to) is Pid else self.caller if type(to) is Reference else self.processes.names.get(to)
         receive = self._services.get(pid) if pid is not None else None
         if receive is not None:
-            receive(connection, sender, signal)
+            receive(connection, signal)
 
     # -- signals that go -----------------------------------------------------------------------------------------------
 
@@ -398,7 +411,7 @@ class Node:
         """Send a signal without a message to a node that is connected, or being so; any other need not know."""
         connection = self._connections.get(node)
         if connection is not None:
-            _write(connection, kind, args)
+            connection.send(kind, args)
         elif (attempt := self._attempts.get(node)) is not None:
             attempt.waiting.append((kind, args, b""))
 
@@ -422,7 +435,7 @@ class Node:
                     if len(waiting) < MAX_WAITING:
                         waiting.append((kind, args, payload))
                     return
-        _write(connection, kind, args, payload)
+        connection.send(kind, args, payload)
 
     # -- calls to processes of other nodes -----------------------------------------------------------------------------
 
@@ -462,7 +475,7 @@ class Node:
         etf.decode(etf.encode(reason), atoms=atoms)
         self._end_call(reference, (_ERROR, reason), atoms)
 
-    def _on_answer(self, connection: Connection, sender: Pid | None, signal: Signal) -> None:
+    def _on_answer(self, connection: Connection, signal: Signal) -> None:
         atoms: set[Atom] = set()
         try:
             message = signal.payload(self.limits, atoms) if not signal.skipped else None
@@ -494,14 +507,6 @@ class _Call:
     def __init__(self, done: Done) -> None:
         self.done = done
         self.timer: Timer | None = None
-
-
-def _write(connection: Connection, kind: str, args: tuple[Any, ...], payload: bytes = b"") -> None:
-    """Send a signal as the other node knows it, if it does."""
-    built = dist.control(connection.flags, kind, args)
-    if built is not None:
-        control, with_reason = built
-        connection.send(etf.encode(control), etf.encode(args[-1]) if with_reason else payload)
 
 
 def _reason(signal: Signal, limits: etf.Limits) -> Any:
