@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,9 +67,9 @@ def send(
 
 
 def files(folder: Path) -> list[str]:
-    """The files of a store that are not remembered of complete transfers."""
-    found = (path for path in (folder / "datasets").rglob("*") if path.is_file())
-    return sorted(path.name for path in found if not (path.parent / "done").exists())
+    """The files of a store that are not remembered of complete transfers; it may change meanwhile."""
+    found = os.walk(folder / "datasets")
+    return sorted(name for _, _, names in found if "done" not in names for name in names)
 
 
 # -- sending ----------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_shutting_down_keeps_it_for_the_next_process(start: Start) -> None:
 
 
 def test_what_is_idle_is_dropped(start: Start, tmp_path: Path) -> None:
-    bridge = start("--transfer-idle", "50")
+    bridge = start("--transfer-idle", "500")
     bridge.ok("dataset_begin", TEN)
     bridge.ok("data_chunk", chunk(0))
     while files(tmp_path):
