@@ -9,12 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from certificates import Certificates
 from support import BridgeProcess
+
+# Property tests take the same examples each time, and as long as the machine needs for them.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 # What the bridge keeps, it keeps apart from what the user has.
 os.environ["ERL_BRIDGE_HOME"] = tempfile.mkdtemp(prefix="erl_bridge_tests_")
