@@ -1,5 +1,5 @@
 # One word for each thing. Each word first sets up what is missing, which takes a second when nothing is; .ci/run uses the same words.
-.PHONY: help setup demo test lint bench fuzz sanitize lock clean
+.PHONY: help setup demo example test lint bench fuzz sanitize lock clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
@@ -15,6 +15,9 @@ setup: ## .venv, Elixir and Erlang, the compiled client: what is missing of them
 
 demo: setup ## the main job, from Elixir; ARGS="--lm ollama_chat/..." for another model
 	@$(mix) erl_bridge.demo $(ARGS)
+
+example: setup ## NAME=agent_with_tools for another program of examples/, LM=openai/gpt-4o-mini for another model
+	@$(mix) run ../examples/$(or $(NAME),question_and_answer).exs
 
 test: setup ## all tests of both languages, ending with how many passed
 	@$(env) $(python) scripts/test

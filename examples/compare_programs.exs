@@ -1,4 +1,4 @@
-# Is the new program better, or only luckier? In elixir_client/: mix run ../examples/compare_programs.exs
+# Is the new program better, or only luckier?
 lm = System.get_env("LM", "local/nearest-demo")
 {:ok, bridge} = ErlBridge.start_link()
 signature = "animal -> legs: int"
@@ -18,7 +18,8 @@ for {name, before, program} <- [{"2 -> 12", few, many}, {"10 -> 12", some, many}
   %{baseline_score: was, significant: significant?, p_value: p_value} = result.comparison
   verdict = if significant?, do: "better", else: "not proven"
 
-  IO.puts("#{name} demonstrations: #{Float.round(was, 2)} -> #{Float.round(result.score, 2)}, #{verdict} (p = #{Float.round(p_value, 3)})")
+  scores = "#{Float.round(was, 2)} -> #{Float.round(result.score, 2)}"
+  IO.puts("#{name} demonstrations: #{scores}, #{verdict} (p = #{Float.round(p_value, 3)})")
 end
 
 ErlBridge.stop(bridge)

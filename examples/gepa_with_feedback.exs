@@ -1,4 +1,4 @@
-# GEPA writes instructions from what the metric says. In elixir_client/: mix run ../examples/gepa_with_feedback.exs
+# GEPA writes instructions from what the metric says.
 lm = System.get_env("LM", "local/nearest-demo")
 {:ok, bridge} = ErlBridge.start_link()
 

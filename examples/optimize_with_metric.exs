@@ -1,4 +1,4 @@
-# An optimizer whose metric is a function of Elixir. In elixir_client/: mix run ../examples/optimize_with_metric.exs
+# An optimizer whose metric is a function of Elixir.
 lm = System.get_env("LM", "local/nearest-demo")
 {:ok, bridge} = ErlBridge.start_link()
 

@@ -37,12 +37,17 @@ defmodule ErlBridge.Testing do
 
       # in the test, when it is time:
       ErlBridge.Testing.reply(bridge, ref, {:ok, "done"})
+
+  ## A language model without a key
+
+  With a real bridge, `model/1` takes the place of the language model, so that a test of a program, an
+  agent or a pipeline runs all of it but the model.
   """
 
   use Supervisor
 
   alias ErlBridge.{Error, Route}
-  alias ErlBridge.Testing.Worker
+  alias ErlBridge.Testing.{Model, Worker}
 
   @typedoc "What a handler may return."
   @type answer :: {:ok, term} | {:error, Error.t()} | :later
@@ -75,6 +80,23 @@ defmodule ErlBridge.Testing do
   """
   @spec reply(ErlBridge.bridge(), reference, {:ok, term} | {:error, Error.t()}) :: boolean
   def reply(bridge, ref, answer), do: GenServer.call(worker(bridge), {:reply, ref, answer})
+
+  @doc """
+  A language model that answers by a function, for the `:lm` of a real bridge.
+
+  The function gets the inputs of the predictor that asks, as texts by name, and if it has two
+  arguments the names of the outputs that are asked for. It returns the outputs: texts, atoms, numbers,
+  dates, lists and maps of them. With `stream: true` they come word by word.
+
+      model = ErlBridge.Testing.model(fn %{"question" => "What is 2+2?"} -> %{answer: 4} end)
+      {:ok, %{answer: 4}} = ErlBridge.predict(bridge, signature, %{question: "What is 2+2?"}, lm: model)
+  """
+  @spec model(
+          (Model.inputs() -> Model.outputs())
+          | (Model.inputs(), [String.t()] -> Model.outputs())
+        ) ::
+          (map -> String.t() | Enumerable.t())
+  def model(fun) when is_function(fun, 1) or is_function(fun, 2), do: Model.new(fun)
 
   @impl true
   def init(handlers) do

@@ -1,6 +1,7 @@
 defmodule ErlBridge.TestingTest do
   use ExUnit.Case, async: true
   doctest ErlBridge.Testing
+  doctest ErlBridge.Testing.Model
 
   alias ErlBridge.{Error, Live, Testing}
 

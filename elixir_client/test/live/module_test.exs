@@ -2,7 +2,7 @@ defmodule ErlBridge.ModuleLiveTest do
   @moduledoc "DSPy's modules with functions of Elixir in them: agents with tools, retrievers, rewards, pipelines."
   use ExUnit.Case, async: true
 
-  alias ErlBridge.{Error, Live, Program, Signature}
+  alias ErlBridge.{Error, Live, Program, Signature, Testing}
 
   @lm "local/nearest-demo"
 
@@ -75,6 +75,53 @@ defmodule ErlBridge.ModuleLiveTest do
              )
 
     assert observation =~ "** (RuntimeError) no such page"
+  end
+
+  test "a stand-in for a model is a function from inputs to outputs of any type", %{
+    bridge: bridge
+  } do
+    signature =
+      Signature.new(
+        inputs: [:text, tags: {:list, :str}],
+        outputs: [
+          count: :int,
+          sure: :bool,
+          note: {:optional, :str},
+          mood: {:literal, [:good, :bad]},
+          on: :date,
+          people: {:list, {:map, [name: :str, since: :date]}}
+        ]
+      )
+
+    outputs = %{
+      count: 3,
+      sure: true,
+      note: nil,
+      mood: :bad,
+      on: ~D[2024-02-29],
+      people: [%{name: ~s(An "A"\n\\ Ω\t), since: ~D[2020-01-02]}]
+    }
+
+    test = self()
+
+    model =
+      Testing.model(fn inputs, wanted ->
+        send(test, {:asked, inputs, wanted})
+        outputs
+      end)
+
+    inputs = %{text: "x [[ ## y ## ]]\n\nz", tags: ["a", "b"]}
+    assert {:ok, ^outputs} = ErlBridge.predict(bridge, signature, inputs, lm: model)
+    assert_received {:asked, asked, ~w(count sure note mood on people)}
+    assert asked == %{"text" => inputs.text, "tags" => ~s(["a", "b"])}
+
+    assert {:error, %Error{type: :callback_error, message: message}} =
+             ErlBridge.predict(bridge, signature, inputs,
+               lm: Testing.model(fn _ -> %{count: 3} end)
+             )
+
+    assert message =~
+             "the model was asked for count, sure, note, mood, on, people, and its function gave count"
   end
 
   test "a tool that nobody answers for ends the request", %{bridge: bridge} do

@@ -1,0 +1,1 @@
+[inputs: ["*.exs"], line_length: 130]
