@@ -64,6 +64,8 @@ def from_exception(error: BaseException) -> BridgeError:
     'ValueError: no such thing'
     """
     if isinstance(error, BridgeError):
+        # The frames that these lead to keep the request alive until the garbage collector finds them.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
     if isinstance(error, ModuleNotFoundError):
         return missing_package(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -65,6 +66,27 @@ def test_whatever_a_handler_raises_has_a_place_in_the_protocol(
 
 def test_stopping_work_is_not_an_exception_that_user_code_catches() -> None:
     assert not issubclass(errors.Stopped, Exception)
+
+
+def test_an_error_keeps_nothing_of_the_request_alive() -> None:
+    class Payload:
+        pass
+
+    def handle(payload: Payload) -> BridgeError:
+        try:
+            try:
+                raise KeyError
+            except KeyError as error:
+                raise errors.InvalidRequest("no") from error
+        except BridgeError as error:
+            return from_exception(error)
+
+    payload = Payload()
+    alive = weakref.ref(payload)
+    failure = handle(payload)  # the frame of this function is reached from that of the other
+    del payload
+    assert alive() is None
+    assert failure.message == "no"
 
 
 def raise_and_catch() -> Any:
