@@ -104,9 +104,18 @@ class Process:
 class Beam(Process):
     """A node of Elixir that evaluates what it is told, in one process."""
 
-    def __init__(self, name: str, epmd_port: int, *arguments: str, erl: str = "", cookie: str = COOKIE) -> None:
+    def __init__(
+        self,
+        name: str,
+        epmd_port: int,
+        *arguments: str,
+        erl: str = "",
+        cookie: str = COOKIE,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.name = name
-        flags = f"-kernel prevent_overlapping_partitions false -start_epmd false {erl}"
+        listens = f"-kernel inet_dist_use_interface {{{host.replace('.', ',')}}}"
+        flags = f"-kernel prevent_overlapping_partitions false -start_epmd false {listens} {erl}"
         command = [*str(ELIXIR).split(), "--name", name, "--cookie", cookie, "--erl", flags, *arguments, "-e", _LOOP]
         super().__init__(command, ERL_EPMD_PORT=str(epmd_port), HOME=os.environ.get("HOME", "/root"))
         assert self._answer() == "ok up"
@@ -134,8 +143,17 @@ class Beam(Process):
 class Node(Process):
     """``python -m erl_bridge node``, ready to be called."""
 
-    def __init__(self, epmd_port: int, cookie_file: Path, *arguments: str, app: str = "", **env: str) -> None:
+    def __init__(
+        self,
+        epmd_port: int,
+        cookie_file: Path,
+        *arguments: str,
+        app: str = "",
+        prefix: tuple[str, ...] = (),
+        **env: str,
+    ) -> None:
         command = [
+            *prefix,
             sys.executable,
             "-m",
             "erl_bridge",
@@ -160,13 +178,14 @@ class Node(Process):
 class Epmd:
     """An EPMD of its own, on a port of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.port = free_port()
+        self._address = address
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [str(EPMD), "-port", str(self.port), "-address", "127.0.0.1"], stdout=subprocess.DEVNULL
+            [str(EPMD), "-port", str(self.port), "-address", self._address], stdout=subprocess.DEVNULL
         )
         wait_until(lambda: can_connect(self.port))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -416,6 +418,23 @@ def test_every_tick_is_answered(start: Start) -> None:
     peer.close()
 
 
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_a_large_message_is_given_back(start: Start) -> None:
+    _, name, port = listening(start, "--tick-time", "0.4", "--max-frame", "200000000")
+    peer = Peer(port, name)
+
+    def memory() -> Any:
+        return peer.call({a("request_type"): a("health_check")})[1][a("memory_bytes")]
+
+    before = memory()
+    answer = peer.call({a("request_type"): "nothing", a("payload"): {"data": b"\xff" * 100_000_000}})
+    assert answer[1][a("error_type")] is a("unknown_request")
+    wait_until(lambda: memory() < before + 16_000_000)
+    peer.close()
+
+
 # -- dialling out ----------------------------------------------------------------------------------------------------
 
 
@@ -612,3 +631,78 @@ def answer_without_certificate(context: ssl.SSLContext, sock: socket.socket, dat
             return encrypted.recv(100)
     except OSError:
         return b""
+
+
+# -- a cable that is cut ----------------------------------------------------------------------------------------------
+
+
+class Cable:
+    """A network of its own, and a cable between it and this one; ``here`` is the address of this end."""
+
+    def __init__(self) -> None:
+        self.name = f"eb{secrets.token_hex(3)}"
+        # One of the networks of four addresses in 10.128.0.0/9, so that the tests of others do not have the same.
+        network = (10 << 24) + (1 << 23) + 4 * secrets.randbelow(1 << 21)
+        self.here, there = (socket.inet_ntoa((network + end).to_bytes(4, "big")) for end in (1, 2))
+        self._end = f"{self.name}a"
+        try:
+            self._ip("netns", "add", self.name)
+            self._ip("link", "add", self._end, "type", "veth", "peer", "name", f"{self.name}b", "netns", self.name)
+            self._ip("addr", "add", f"{self.here}/30", "dev", self._end)
+            self._ip("-n", self.name, "addr", "add", f"{there}/30", "dev", f"{self.name}b")
+            self._ip("-n", self.name, "link", "set", f"{self.name}b", "up")
+            self.set("up")
+        except (OSError, subprocess.CalledProcessError):
+            self.remove()
+            pytest.skip("needs to be root, a kernel with namespaces, and iproute2")
+
+    @staticmethod
+    def _ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def set(self, state: str) -> None:
+        """The cable is ``up`` or ``down``."""
+        self._ip("link", "set", self._end, state)
+
+    def remove(self) -> None:
+        """The cable goes with the network, where there is one."""
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            self._ip("netns", "del", self.name)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    cable = Cable()
+    yield cable
+    cable.remove()
+
+
+@needs_beam
+def test_a_cable_that_is_cut_is_noticed_at_both_ends_and_mended(cable: Cable, cookie_file: Path) -> None:
+    epmd = Epmd(cable.here)
+    beam = Beam(f"ex{secrets.token_hex(4)}@{cable.here}", epmd.port, erl="-kernel net_ticktime 1", host=cable.here)
+    node = Node(
+        epmd.port, cookie_file, "--connect", beam.name, "--tick-time", "1",
+        app="handlers_app:app", prefix=("ip", "netns", "exec", cable.name), ERL_BRIDGE_LOG_LEVELS="1",
+    )  # fmt: skip
+    try:
+        beam.eval(":net_kernel.monitor_nodes(true, node_type: :all)")
+        name, _ = node.ready()
+        beam.eval(f'py = :"{name}"; next = fn -> receive do message -> message after 30_000 -> :nothing end end')
+        beam.eval("{:nodeup, ^py, _} = next.()")
+        beam.eval("request = %{message_id: 1, request_type: :wait_for_release}")
+        beam.eval("{pid, _} = spawn_monitor(fn -> GenServer.call({:erl_bridge, py}, request, :infinity) end)")
+        beam.eval("check = fn -> GenServer.call({:erl_bridge, py}, %{request_type: :health_check}) end")
+        beam.eval("in_flight = fn -> {:ok, health} = check.(); health.requests_in_flight end")
+        beam.eval("begun = fn begun -> if in_flight.() == 0, do: begun.(begun) end; begun.(begun)")
+        cable.set("down")
+        beam.eval("messages = for _ <- 1..2, do: next.()")
+        assert beam.eval("for {:DOWN, _, _, ^pid, {{:nodedown, ^py}, _}} <- messages, do: :down") == "[:down]"
+        assert beam.eval("for {:nodedown, ^py, _} <- messages, do: :down") == "[:down]"
+        wait_until(lambda: f"{beam.name} is gone: it did not tick" in node.stderr)
+        cable.set("up")
+        assert beam.eval("{:nodeup, ^py, _} = next.(); in_flight.()") == "0"
+    finally:
+        node.kill()
+        beam.kill()
+        epmd.stop()

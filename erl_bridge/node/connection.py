@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     Part = bytes | memoryview
 
-READ_SIZE = 64 * 1024  # a larger buffer is made anew by the system for each read, which costs more than the read
+READ_SIZE, LARGE_READ = 64 * 1024, 1024 * 1024  # bytes; the second while a large message comes in
 SMALL = 64 * 1024  # bytes of answers that are not held back for more
 _AT_ONCE = 8 * 1024 * 1024  # bytes written before others get their turn
 _MAX_PARTS = 64  # in one call to the system
 _OVERHEAD = 64 * 1024  # bytes of a frame that are not its message
+LARGE = 32 * 1024 * 1024  # bytes of a message whose memory is given back
 _LOOKS = 4  # of the ticker without a byte, after which the other node is taken for gone
 
 
@@ -45,13 +46,16 @@ class Plain:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._size = READ_SIZE
 
     def read(self) -> bytes | None:
         """What is there; None when nothing is, empty at the end. Raises OSError."""
         try:
-            return self._socket.recv(READ_SIZE)
+            data = self._socket.recv(self._size)
         except BlockingIOError:
             return None
+        self._size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ
+        return data
 
     def write(self, parts: list[Part]) -> int:
         """Write of these parts what goes: how many bytes. Raises OSError."""
@@ -149,6 +153,7 @@ class Connection:
         self._has_written = False
         self._has_read = False
         self._silent = 0
+        self._was_large = False
 
     # -- in the thread of the loop ---------------------------------------------------------------------------------
 
@@ -205,6 +210,7 @@ class Connection:
                 elif not self._has_header or not self._take_quickly(frame):
                     signal = self._receiver.receive(frame)
                     if signal is not None:
+                        self._was_large |= len(signal.data) >= LARGE
                         self._on_signal(self, signal)
                 if self.closed:
                     return
@@ -285,6 +291,7 @@ class Connection:
             payload = etf.encode(args[-1])
         encoded = etf.encode(control)
         with self._lock:
+            self._was_large |= len(payload) >= LARGE
             self._sequence += 1
             self._add(dist.frames(self.flags, encoded, payload, self._sequence))
 
@@ -294,8 +301,11 @@ class Connection:
             if not self._queue:
                 self._add([TICK])
 
-    def look(self) -> None:
-        """What is done every quarter of the tick time: tick where nothing was written, end what was silent."""
+    def look(self) -> bool:
+        """What is done every quarter of the tick time: tick where nothing was written, end what was silent.
+
+        True when something large has come or gone, whose memory could be given back.
+        """
         if not self._has_written:
             self.tick()
         self._has_written = False
@@ -303,6 +313,9 @@ class Connection:
         self._has_read = False
         if self._silent > _LOOKS and not self._has_unread():
             self._loop.call(lambda: self.end("it did not tick"))
+        has_gone = self._was_large and not self._queue
+        self._was_large &= not has_gone
+        return has_gone
 
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not read, being at work."""
@@ -381,9 +394,15 @@ class Connection:
 
 
 class Ticker:
-    """A thread of its own that looks at all connections four times in each tick time; user code cannot hold it up."""
+    """A thread of its own that looks at all connections four times in each tick time; user code cannot hold it up.
 
-    def __init__(self, tick_time: float, connections: Callable[[], list[Connection]]) -> None:
+    ``release`` is called after something large has come or gone.
+    """
+
+    def __init__(
+        self, tick_time: float, connections: Callable[[], list[Connection]], release: Callable[[], object]
+    ) -> None:
+        self._release = release
         self._interval = tick_time / _LOOKS
         self._connections = connections
         self._closed = threading.Event()
@@ -397,5 +416,6 @@ class Ticker:
         due = time.monotonic() + self._interval
         while not self._closed.wait(max(0.0, due - time.monotonic())):
             due += self._interval
-            for connection in self._connections():
-                connection.look()
+            looks = [connection.look() for connection in self._connections()]
+            if any(looks):
+                self._release()

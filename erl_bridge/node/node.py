@@ -106,11 +106,18 @@ class Node:
     """A node of a cluster, served by the thread of ``loop``.
 
     ``on_up`` is called in that thread when the first connection has told this node its name: from then on it has
-    :attr:`processes`.
+    :attr:`processes`. ``release`` gives memory back that was taken for something large.
     """
 
     def __init__(
-        self, settings: Settings, loop: Loop, timers: Timers, *, tls: Tls | None = None, on_up: Callable[[], object]
+        self,
+        settings: Settings,
+        loop: Loop,
+        timers: Timers,
+        *,
+        tls: Tls | None = None,
+        on_up: Callable[[], object],
+        release: Callable[[], object] = lambda: None,
     ) -> None:
         self.settings = settings
         self.lock = threading.RLock()
@@ -119,6 +126,7 @@ class Node:
         self.limits = etf.Limits(max_size=settings.max_message, max_inflated=settings.max_message)
         self._tls = tls
         self._on_up = on_up
+        self._release = release
         self._connections: dict[Atom, Connection] = {}
         self._attempts: dict[Atom, _Attempt] = {}
         self._handshakes = 0
@@ -148,7 +156,7 @@ class Node:
                 threading.Thread(target=self._stay_connected, args=(target,), name=f"to {target}", daemon=True).start()
         else:
             self._listen()
-        self._ticker = Ticker(settings.tick_time, self.connections)
+        self._ticker = Ticker(settings.tick_time, self.connections, self._release)
 
     def close(self) -> None:
         """Close everything."""

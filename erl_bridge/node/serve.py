@@ -58,6 +58,26 @@ def settings(
     return Settings(name, read(cookie_file), host=host, port=port, connect=tuple(connect), use_epmd=epmd, **more)
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+_KEPT = 32 << 20  # bytes, the most that the first of them can be
+
+
+def keep_memory() -> Callable[[], object]:
+    """Have the C library keep memory of a few megabytes for the next large message, rather than give it back.
+
+    The system gives such memory page by page and cleared, which takes longer than all else that is done to a message.
+    Returns what gives all of it back.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):  # it is not glibc
+        return lambda: None
+    library.mallopt(_MMAP_THRESHOLD, _KEPT)
+    library.mallopt(_TRIM_THRESHOLD, 2 * _KEPT)
+    return lambda: library.malloc_trim(0)
+
+
 def serve(
     node_settings: Settings,
     tls: Tls | None,
@@ -88,7 +108,7 @@ def serve(
         bridge.begin()
         ready(node.name, node.port)
 
-    node = Node(node_settings, loop, timers, tls=tls, on_up=on_up)
+    node = Node(node_settings, loop, timers, tls=tls, on_up=on_up, release=keep_memory())
     bridge = NodeBridge(node, dispatcher, facts)
     try:
         try:
