@@ -7,7 +7,7 @@ defmodule Client do
     nested = %{
       text: String.duplicate("What is the capital of France? ", 8),
       options: %{temperature: 0.5, max_tokens: 256, stop: ["\n", "."], seed: 7},
-      rows: for(n <- 1..16, do: %{id: n, score: n / 7, tags: ["geography", "europe"]}),
+      rows: for(n <- 1..10, do: %{id: n, score: n / 7, tags: ["geography", "europe"]}),
       user: "u-000123"
     }
 
@@ -35,7 +35,9 @@ defmodule Client do
     {microseconds, _} =
       :timer.tc(fn ->
         1..@callers
-        |> Enum.map(fn _ -> Task.async(fn -> for(_ <- 1..calls, do: call(server, payload)) end) end)
+        |> Enum.map(fn _ ->
+          Task.async(fn -> for(_ <- 1..calls, do: call(server, payload)) end)
+        end)
         |> Task.await_many(:infinity)
       end)
 
@@ -64,15 +66,13 @@ systems =
 for {work, payload, calls} <- Client.payloads() do
   for {_, server} <- systems, do: Client.latencies(server, payload, calls)
 
-  found =
-    for _ <- 1..String.to_integer(rounds), {name, server} <- systems do
-      {name, Client.latencies(server, payload, calls), Client.rate(server, payload, div(calls, 2))}
-    end
+  turns = for _ <- 1..String.to_integer(rounds), system <- systems, do: system
+  latencies = for {name, server} <- turns, do: {name, Client.latencies(server, payload, calls)}
+  rates = for {name, server} <- turns, do: {name, Client.rate(server, payload, div(calls, 2))}
 
   for {name, _} <- systems do
-    mine = for {^name, times, rate} <- found, do: {times, rate}
-    times = mine |> Enum.flat_map(&elem(&1, 0)) |> Enum.sort()
-    rates = mine |> Enum.map(&elem(&1, 1)) |> Enum.sort()
+    times = for({^name, times} <- latencies, do: times) |> List.flatten() |> Enum.sort()
+    rates = for({^name, rate} <- rates, do: rate) |> Enum.sort()
     at = fn share -> Enum.at(times, trunc(length(times) * share)) / 1000 end
     row = [name, work, at.(0.5), at.(0.99), Enum.at(rates, div(length(rates), 2))]
     IO.puts(Enum.join(row, "\t"))
