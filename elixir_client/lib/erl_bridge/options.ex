@@ -307,7 +307,7 @@ defmodule ErlBridge.Options do
       type: :any,
       doc:
         "the DSPy module for a signature: `:predict`, `:chain_of_thought`, `%{name: :react, max_iters: 5}`, " <>
-          "a list of steps... See the guide on modules and programs"
+          "a list of steps... `ErlBridge.Modules` has all, the guide on modules and programs tells more"
     ],
     tools: [
       type: :any,

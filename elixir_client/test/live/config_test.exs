@@ -3,6 +3,8 @@ defmodule ErlBridge.ConfigTest do
   use ExUnit.Case, async: false
   doctest ErlBridge.Config
   doctest ErlBridge.Config.Check
+  doctest ErlBridge.Config.Composition
+  doctest ErlBridge.Modules
   doctest ErlBridge.Config.Reference
   doctest ErlBridge.Config.Signature
 
@@ -170,7 +172,46 @@ defmodule ErlBridge.ConfigTest do
      ),
      "workflow.steps[1].inputs: expected a reference to a field of sort (queue), did you mean queue?"},
     {"a wrong module", quote(do: with_step(%{"module" => "predikt"})),
-     "workflow.steps[0].module: expected one of predict, chain_of_thought (predict?), got: \"predikt\""},
+     "workflow.steps[0].module: expected one of predict, chain_of_thought, react, react_v2, program_of_thought, rlm, best_of_n, refine, multi_chain_comparison, pipeline, callback, nearest, ensemble (predict?), got: \"predikt\""},
+    {"a module that is none", quote(do: with_step(%{"module" => 5})),
+     "workflow.steps[0].module: expected a module: its name, a map with its name, or a list of steps, got: 5"},
+    {"a module without what it needs", quote(do: with_step(%{"module" => "react"})),
+     "workflow.steps[0].module.tools: expected a list of tools, got: nil"},
+    {"an option that no such module has",
+     quote(do: with_step(%{"module" => %{"name" => "multi_chain_comparison", "m" => 3}})),
+     ~s(workflow.steps[0].module: unknown key "m". The keys are n, temperature)},
+    {"an option out of its bounds",
+     quote(do: with_step(%{"module" => %{"name" => "multi_chain_comparison", "n" => 33}})),
+     "workflow.steps[0].module.n: expected an integer from 1 to 32, got: 33"},
+    {"a wrong module within a module",
+     quote(do: with_step(%{"module" => %{"name" => "ensemble", "members" => ["predict", "x"]}})),
+     "workflow.steps[0].module.members[1]: expected one of predict"},
+    {"two rewards at once",
+     quote(
+       do:
+         with_step(%{
+           "module" => %{
+             "name" => "refine",
+             "module" => "predict",
+             "reward" => %{"judge" => "good?", "callback" => "f"}
+           }
+         })
+     ), "workflow.steps[0].module.reward: expected {judge: text} or {callback: text}"},
+    {"a wrong signature of a step within a step",
+     quote(do: with_step(%{"module" => [%{"name" => "a", "signature" => "text"}]})),
+     ~s(workflow.steps[0].module[0].signature: expected "inputs -> outputs")},
+    {"an input that a step within a step has not",
+     quote(
+       do:
+         with_step(%{
+           "module" => [
+             %{"name" => "a", "signature" => "text -> queue", "inputs" => %{"txt" => "text"}}
+           ]
+         })
+     ), ~s(workflow.steps[0].module[0].inputs: unknown key "txt", did you mean "text"?)},
+    {"a tool without a name",
+     quote(do: with_step(%{"module" => %{"name" => "react", "tools" => [%{"args" => "a"}]}})),
+     "workflow.steps[0].module.tools[0].name: expected a text, got: nil"},
     {"a wrong metric", quote(do: with_step(%{"metric" => "f2"})),
      "workflow.steps[0].metric: expected one of exact_match, f1"},
     {"a wrong row", quote(do: with_step(%{"training_data" => [1]})),

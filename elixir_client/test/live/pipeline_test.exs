@@ -6,7 +6,7 @@ defmodule ErlBridge.PipelineTest do
 
   import ErlBridge.Live, only: [tmp_dir: 1]
 
-  alias ErlBridge.{Config, Error, Live, Pipeline}
+  alias ErlBridge.{Config, DataFile, Error, Live, Pipeline, Testing}
 
   @moods ["happy", "sad"]
   @rows for {mood, words} <- [
@@ -110,6 +110,23 @@ defmodule ErlBridge.PipelineTest do
     assert %{"success" => true} = variables[:result]["send"]
   end
 
+  test "the guide's modules are modules of steps", %{tmp_dir: tmp_dir} do
+    guide = File.read!(Path.expand("../../guides/pipelines.md", __DIR__))
+    step = %{"name" => "a", "type" => "dspy", "dspy_signature" => "question -> answer"}
+
+    blocks =
+      for [_all, "module:" <> _ = block] <- Regex.scan(~r/```yaml\n(.*?)```/s, guide), do: block
+
+    assert length(blocks) == 3
+
+    for block <- blocks do
+      path = Path.join(tmp_dir, "module.yaml")
+      File.write!(path, block)
+      {:ok, module} = DataFile.read(path)
+      assert {:ok, %{steps: [_step]}} = Config.parse(workflow([Map.merge(step, module)]))
+    end
+  end
+
   test "a step without optimization asks the signature as it is", %{bridge: bridge} do
     workflow = workflow([@step], %{"dspy_config" => %{"optimization" => %{"enabled" => false}}})
     options = [bridge: bridge, inputs: %{"sentence" => "tears"}]
@@ -155,6 +172,89 @@ defmodule ErlBridge.PipelineTest do
 
     assert_receive {:asked, request}
     assert request =~ "why?" and request =~ "$1"
+  end
+
+  test "a step may have any module, with its options, functions by name and steps of its own", %{
+    bridge: bridge
+  } do
+    steps = [
+      %{
+        "name" => "agent",
+        "type" => "dspy",
+        "dspy_signature" => "question -> answer",
+        "module" => %{
+          "name" => "react",
+          "max_iters" => 2,
+          "tools" => [%{"name" => "add", "args" => [%{"name" => "a", "type" => "int"}, "b"]}]
+        }
+      },
+      %{
+        "name" => "best",
+        "type" => "dspy",
+        "dspy_signature" => "answer -> text",
+        "inputs" => %{"answer" => "$agent.answer"},
+        "module" => %{
+          "name" => "best_of_n",
+          "n" => 2,
+          "threshold" => 1,
+          "module" => "chain_of_thought",
+          "reward" => %{"callback" => "long"}
+        }
+      },
+      %{
+        "name" => "several",
+        "type" => "dspy",
+        "dspy_signature" => "text, reasoning -> loud",
+        "inputs" => %{"text" => "$best.text", "reasoning" => "$best.reasoning"},
+        "module" => [
+          %{"name" => "upcase", "signature" => "text -> big", "callback" => "upcase"},
+          %{
+            "name" => "end",
+            "signature" => %{"input_fields" => ["word"], "output_fields" => ["loud"]},
+            "module" => %{"name" => "ensemble", "members" => ["predict", "predict"]},
+            "inputs" => %{"word" => "upcase.big"}
+          }
+        ]
+      }
+    ]
+
+    {:ok, attempts} = Agent.start_link(fn -> 0 end)
+
+    model =
+      Testing.model(fn
+        %{"observation_0" => sum}, ["reasoning", "answer"] ->
+          %{reasoning: "", answer: sum}
+
+        %{"observation_0" => _}, _ ->
+          %{next_thought: "", next_tool_name: :finish, next_tool_args: %{}}
+
+        %{"question" => _}, _ ->
+          %{next_thought: "", next_tool_name: :add, next_tool_args: %{a: 4, b: "2"}}
+
+        %{"answer" => _}, _ ->
+          %{reasoning: "so", text: "attempt #{Agent.get_and_update(attempts, &{&1 + 1, &1 + 1})}"}
+
+        %{"word" => word}, _ ->
+          %{loud: "#{word}!"}
+      end)
+
+    assert {:ok, result} =
+             Pipeline.execute(workflow(steps, %{"lm" => %{"callback" => "model"}}),
+               bridge: bridge,
+               inputs: %{question: "4 and 2?"},
+               callbacks: %{
+                 model: model,
+                 add: fn %{"a" => a, "b" => b} -> a + String.to_integer(b) end,
+                 long: fn _inputs, %{"text" => text} -> text == "attempt 2" end,
+                 upcase: fn %{"text" => text} -> String.upcase(text) end
+               }
+             )
+
+    assert %{"answer" => "6", "trajectory" => [%{tool_name: "add"} | _]} =
+             result["agent"]["outputs"]
+
+    assert %{"text" => "attempt 2", "reasoning" => "so"} = result["best"]["outputs"]
+    assert %{"loud" => "ATTEMPT 2!"} = result["several"]["outputs"]
   end
 
   test "a bridge keeps the program, with callbacks by their key" do

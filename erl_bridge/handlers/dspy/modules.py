@@ -47,12 +47,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option of a module: what it is for, how a client's value is read, and how it is written again."""
+    """An option of a module: what it is for, of which type, how a client's value is read, and how it is written again.
+
+    ``type`` is for clients that check what they are told before they send it: the integers it may be, or a word.
+    """
 
     doc: str
+    type: range | str
     read: Callable[[Any, Place], Any]
     default: Any = _MISSING
     wire: Callable[[Any], Any] = lambda value: value
+
+    @property
+    def required(self) -> bool:
+        return self.default is _MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,7 @@ def read(value: Any, signature: Signature, path: str, signature_path: str, depth
     for key, option in kind.options.items():
         if key in given:
             options[key] = option.read(given[key][1], Place(signature, depth, f"{path}.{key}"))
-        elif option.default is _MISSING:
+        elif option.required:
             raise InvalidRequest(f"{path}: the required key {key} is missing", context={Atom("path"): path})
         else:
             options[key] = option.default
@@ -226,19 +234,19 @@ def _vectorizer(value: Any, place: Place) -> Atom | str | None:
 def _tools(*taken: str) -> Option:
     return Option(
         "the functions it may call; see [Tools](#tools)",
+        "tools",
         lambda value, place: tools.read_tools(value, place.path, taken),
         wire=lambda read_ones: [tool.wire for tool in read_ones],
     )
 
 
-def _count(doc: str, default: int, most: int = 10_000) -> Option:
-    return Option(doc, lambda value, place: _integer(value, 1, most, place.path), default)
+def _count(doc: str, default: int | None, most: int = 10_000, least: int = 1) -> Option:
+    def read_count(value: Any, place: Place) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise invalid(place.path, f"an integer from {least} to {most}", value)
+        return value
 
-
-def _integer(value: Any, least: int, most: int, path: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise invalid(path, f"an integer from {least} to {most}", value)
-    return value
+    return Option(doc, range(least, most + 1), read_count, default)
 
 
 def _number(value: Any, place: Place) -> float:
@@ -320,19 +328,18 @@ def _those_of_the_inner(module: Module) -> Mapping[str, FieldType]:
 _MAX_ATTEMPTS = 32
 _REWARDS: dict[str, Callable[..., Any]] = {"callback": attempts.Reward, "judge": attempts.Judge}
 _BEST_OF = {
-    "module": Option("what is tried; any module", _inner, wire=lambda inner: inner.wire),
+    "module": Option("what is tried; any module", "module", _inner, wire=lambda inner: inner.wire),
     "reward": Option(
         "`%{callback: name}`: a function of the inputs and the outputs, two maps, that gives a number or a boolean; or "
         "`%{judge: text}`: the model says how well that is met, from 0.0 to 1.0",
+        "reward",
         _reward,
         wire=lambda reward: named({reward[0]: reward[1]}),
     ),
     "n": _count("how many attempts there are at most", 3, _MAX_ATTEMPTS),
-    "threshold": Option("the reward that is good enough; without it all attempts are made", _number, None),
-    "fail_count": Option(
-        "how many attempts may fail before that is an error; all but one unless told",
-        lambda value, place: _integer(value, 0, _MAX_ATTEMPTS, place.path),
-        None,
+    "threshold": Option("the reward that is good enough; without it all attempts are made", "number", _number, None),
+    "fail_count": _count(
+        "how many attempts may fail before that is an error; all but one unless told", None, _MAX_ATTEMPTS, least=0
     ),
 }
 _MAX_ITERS = _count("how many turns the model has", 20)
@@ -405,7 +412,7 @@ _KINDS = (
         _chains,
         {
             "n": _count("how many times it reasons", 3, _MAX_ATTEMPTS),
-            "temperature": Option("the temperature of the model meanwhile", _number, 0.7),
+            "temperature": Option("the temperature of the model meanwhile", "number", _number, 0.7),
         },
         adds=_adds(rationale=STR),
         uses=("reasoning", *(f"reasoning_attempt_{number}" for number in range(1, _MAX_ATTEMPTS + 1))),
@@ -414,14 +421,14 @@ _KINDS = (
         pipelines.NAME,
         "steps one after the other, each with a signature and a module of its own",
         lambda module: pipelines.Pipeline(module.options["steps"]),
-        {"steps": Option("the steps; see [Pipelines](#pipelines)", _steps, wire=lambda plan: plan.wire)},
+        {"steps": Option("the steps; see [Pipelines](#pipelines)", "steps", _steps, wire=lambda plan: plan.wire)},
         parts=lambda module: module.options["steps"].parts,
     ),
     Kind(
         "callback",
         "a function of the client: it is called with the inputs as a map and returns the outputs",
         lambda module: pipelines.ClientFunction(module.options["callback"], module.signature),
-        {"callback": Option("the name of the function", _callback)},
+        {"callback": Option("the name of the function", "callback", _callback)},
     ),
     Kind(
         "nearest",
@@ -430,11 +437,12 @@ _KINDS = (
             module.options["module"].build(), module.options["k"], module.options["vectorizer"]
         ),
         {
-            "module": Option("the module", _inner, wire=lambda inner: inner.wire),
+            "module": Option("the module", "module", _inner, wire=lambda inner: inner.wire),
             "k": _count("how many demonstrations are shown", 3, selecting.MAX_NEAREST),
             "vectorizer": Option(
                 "what makes vectors of the inputs: `:words`, or `%{callback: name}`, a function from a list of texts "
                 "to a list of lists of numbers",
+                "vectorizer",
                 _vectorizer,
                 None,
                 selecting.vectorizer_wire,
@@ -447,29 +455,39 @@ _KINDS = (
         "ensemble",
         "several modules for one task, all asked; the answer is that of the most of them",
         selecting.Ensemble,
-        {"members": Option("the modules", _members, wire=lambda members: [member.wire for member in members])},
+        {
+            "members": Option(
+                "the modules", "modules", _members, wire=lambda members: [member.wire for member in members]
+            )
+        },
         parts=selecting.parts,
     ),
 )
 KINDS = {kind.name: kind for kind in _KINDS}
 
 
+def added(kind: Kind) -> tuple[str, ...] | None:
+    """The names of the outputs that a module adds; None for those of the module in it."""
+    return None if kind.adds is _those_of_the_inner else tuple(kind.adds(Module(kind, _ANY_SIGNATURE)))
+
+
 def table() -> str:
     """The table for people, in Markdown: names, what they do, what they add and the options they take."""
     lines = ["| module | what it does | adds | options |", "|---|---|---|---|"]
     for kind in _KINDS:
-        added = (
-            "those of its module"
-            if kind.adds is _those_of_the_inner
-            else ", ".join(f"`{name}`" for name in kind.adds(Module(kind, _ANY_SIGNATURE)))
+        names = added(kind)
+        adds = "those of its module" if names is None else ", ".join(f"`{name}`" for name in names)
+        options = "; ".join(
+            f"`{name}`{f' ({default(option)})' if default(option) else ''}: {option.doc}"
+            for name, option in kind.options.items()
         )
-        options = "; ".join(f"`{name}`{_default(option)}: {option.doc}" for name, option in kind.options.items())
-        lines.append(f"| `:{kind.name}` | {kind.doc} | {added or '-'} | {options or '-'} |")
+        lines.append(f"| `:{kind.name}` | {kind.doc} | {adds or '-'} | {options or '-'} |")
     return "\n".join(lines)
 
 
-def _default(option: Option) -> str:
-    return f" ({option.default})" if isinstance(option.default, (int, float)) else ""
+def default(option: Option) -> str:
+    """What an option is unless told, where that is a number; else nothing."""
+    return str(option.default) if isinstance(option.default, (int, float)) else ""
 
 
 _ANY_SIGNATURE = read_signature("question -> answer", "")

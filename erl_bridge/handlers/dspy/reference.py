@@ -1,7 +1,8 @@
-"""The optimizers for people and for clients, from their table: ``docs/optimizers.md`` and ``priv/optimizers.eterm``.
+"""The optimizers and the modules for people and for clients, from their tables: ``docs/optimizers.md``,
+``priv/optimizers.eterm`` and ``priv/modules.eterm``.
 
-Rule of this file: it says nothing of its own. ``python -m erl_bridge.handlers.dspy.reference`` writes both files anew;
-a test holds them to the table.
+Rule of this file: it says nothing of its own. ``python -m erl_bridge.handlers.dspy.reference`` writes the files anew;
+a test holds them to the tables.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import NODEFAULT, inspect
 
 from .metrics import METRICS
+from .modules import KINDS, Kind, added, default
 from .optimizer_options import Options
 from .optimizers import OPTIMIZERS, Optimizer
 
@@ -101,6 +103,27 @@ def _entry(optimizer: Optimizer) -> str:
     )
 
 
+def modules_eterm() -> str:
+    """``priv/modules.eterm``: a map for each module, in a list."""
+    entries = ",\n".join(_module(kind) for kind in KINDS.values())
+    return f"%% The modules and their options, from erl_bridge/handlers/dspy/modules.py.\n[\n{entries}\n].\n"
+
+
+def _module(kind: Kind) -> str:
+    names = added(kind)
+    adds = "module" if names is None else f"[{', '.join(map(_binary, names))}]"
+    options = ",\n   ".join(
+        f"#{{name => {name}, type => {_term(option.type)}, required => {str(option.required).lower()}, "
+        f"default => {_binary(default(option))}, doc => {_binary(option.doc)}}}"
+        for name, option in kind.options.items()
+    )
+    return f" #{{name => {kind.name}, adds => {adds},\n  doc => {_binary(kind.doc)},\n  options => [{options}]}}"
+
+
+def _term(kind: range | str) -> str:
+    return f"{{integer, {kind.start}, {kind.stop - 1}}}" if isinstance(kind, range) else kind
+
+
 def _binary(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'<<"{escaped}"/utf8>>'
@@ -143,7 +166,11 @@ def _bounds(info: Any) -> str:
     return "" if info.ge is None else f", {info.ge} or more"
 
 
-FILES = {"docs/optimizers.md": markdown, "priv/optimizers.eterm": eterm}
+FILES = {
+    "docs/optimizers.md": markdown,
+    "priv/optimizers.eterm": eterm,
+    "priv/modules.eterm": modules_eterm,
+}
 
 if __name__ == "__main__":
     for path, make in FILES.items():

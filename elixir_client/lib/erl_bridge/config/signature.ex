@@ -50,7 +50,9 @@ defmodule ErlBridge.Config.Signature do
 
   def parse(value, path), do: refuse(path, value)
 
-  defp fields(value, path), do: Check.list(value, path, "fields", &field/2)
+  @doc "A list of fields as Python takes it. Throws as `ErlBridge.Config.Check` does."
+  @spec fields(term, String.t()) :: [map]
+  def fields(value, path), do: Check.list(value, path, "fields", &field/2)
 
   defp field(name, path) when is_binary(name), do: %{"name" => name(name, path)}
 

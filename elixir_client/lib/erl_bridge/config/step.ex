@@ -9,7 +9,7 @@ defmodule ErlBridge.Config.Step do
       not in it is `$inputs.` and its name
     * `training_data`, `validation_data` - a list of rows, or the path of a file of them
     * `lm` - the language model, a text or a map
-    * `module` - `predict` or `chain_of_thought`
+    * `module` - a module of DSPy with its options, see `ErlBridge.Config.Composition`
     * `metric` - `exact_match`, `f1`, ..., `{callback: name}`, or another map that
       `ErlBridge.evaluate/4` takes
     * `optimizer` - the optimizer, in place of `optimization.strategy`: see `ErlBridge.Optimizers`
@@ -19,12 +19,11 @@ defmodule ErlBridge.Config.Step do
   others are in `options`.
   """
 
-  alias ErlBridge.Config.{Check, Reference, Signature}
+  alias ErlBridge.Config.{Check, Composition, Reference, Signature}
   alias ErlBridge.{DataFile, Error, Optimizers, Options}
 
   @keys ~w(name type dspy_signature inputs training_data validation_data lm module metric optimizer)
   @common_keys ~w(name type inputs)
-  @modules ~w(predict chain_of_thought)
   @metrics ~w(exact_match f1 hotpot_f1 passage_match semantic_f1 complete_and_grounded)
 
   # What each optimizer takes of the settings of all.
@@ -103,7 +102,7 @@ defmodule ErlBridge.Config.Step do
 
     given = Check.optional(step, "inputs", path, &inputs/2, %{})
     Check.keys(given, input_fields, "#{path}.inputs")
-    module = Check.optional(step, "module", path, &Check.one_of(&1, @modules, &2))
+    module = Check.optional(step, "module", path, &Composition.parse/2)
     rows = &rows(&1, &2, settings)
     training_data = Check.optional(step, "training_data", path, rows)
     predict = present(lm: lm(step, path, settings), module: module)
@@ -112,7 +111,7 @@ defmodule ErlBridge.Config.Step do
       common
       | dspy?: true,
         signature: signature,
-        outputs: output_fields ++ if(module == "chain_of_thought", do: ["reasoning"], else: []),
+        outputs: output_fields ++ Composition.adds(module),
         inputs: Map.merge(Map.new(input_fields, &{&1, {:reference, "inputs", &1}}), given),
         training_data: training_data,
         predict: predict,

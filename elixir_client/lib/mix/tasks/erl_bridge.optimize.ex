@@ -29,7 +29,7 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
       unless told `local/nearest-demo`, which needs no network and understands nothing
     * `--optimizer NAME` - `bootstrap_few_shot` unless told
     * `--metric NAME` - `exact_match` unless told
-    * `--module NAME` - `predict` or `chain_of_thought`
+    * `--module NAME` - a module of `ErlBridge.Modules` that needs no options: `predict`, `chain_of_thought`...
     * `--max-demos N` - how many answers of the model become demonstrations; for
       `labeled_few_shot`, how many rows do
     * `--seed N` - how the rows for training are shuffled
