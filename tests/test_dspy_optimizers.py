@@ -169,6 +169,42 @@ def test_a_second_model_that_is_down_is_an_error(name: str, option: str) -> None
 
 
 @pytest.mark.parametrize(("name", "option"), SECOND_MODELS)
+def test_a_second_model_that_gives_no_readable_answer_is_an_error(name: str, option: str) -> None:
+    client = Client(mumbling=lambda request: "hm")
+    config = {**RUNS[name][0], "optimizer": name, option: {"callback": "mumbling"}}
+    config.pop("data", None)
+    with pytest.raises(OptimizationError) as caught:
+        optimize(config, client)
+    assert "LM Response: hm" in str(caught.value) or name == "fine_tune"
+    assert caught.value.recovery_strategy == "fallback"
+    assert client.best  # the program before is not lost
+
+
+def reflecting(readable: int) -> Any:
+    """GEPA with a model that answers everything, but of what GEPA itself asks only so many questions."""
+    reflections = 0
+
+    def model(request: Any) -> str:
+        nonlocal reflections
+        if "new_instruction" not in request[A("messages")][-1]["content"]:
+            return local(request)
+        reflections += 1
+        return local(request) if reflections <= readable else "hm"
+
+    config = {**RUNS["gepa"][0], "optimizer": "gepa", "num_threads": 1}
+    return optimize(config, Client(lm=model), lm={"callback": "lm"})
+
+
+def test_a_model_that_answers_all_but_what_gepa_asks_is_an_error() -> None:
+    with pytest.raises(OptimizationError, match="LM Response: hm"):
+        reflecting(readable=0)
+
+
+def test_a_model_that_answers_gepa_once_is_none() -> None:
+    assert reflecting(readable=1)[A("status")] == A("success")
+
+
+@pytest.mark.parametrize(("name", "option"), SECOND_MODELS)
 def test_a_second_model_is_asked_and_counted(name: str, option: str) -> None:
     client = Client(second=local)
     config = {**RUNS[name][0], "optimizer": name, option: {"callback": "second"}}

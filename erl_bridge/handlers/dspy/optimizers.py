@@ -54,6 +54,7 @@ class Optimizer:
     aliases: tuple[str, ...] = ()
     package: str | None = None
     reshapes: bool = False
+    asks: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ OPTIMIZERS = (
         compilers.gepa,
         check=compilers.check_gepa,
         package="gepa",
+        asks="new_instruction",
     ),
     Optimizer(
         "infer_rules",

@@ -98,7 +98,7 @@ class Search:
         judge, trials = self.judge, task.trials
         with judge.progress.phase("optimize", **self._trials_to_come(task)):
             made = self._optimize(task)
-        trials.models.check()
+        trials.models.check(self.plan.optimizer.asks)
         score = None if made.model else trials.score_of(made.program)
         if score is None:  # the optimizer did not score it itself
             with judge.phase("evaluate"):

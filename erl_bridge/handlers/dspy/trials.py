@@ -102,6 +102,12 @@ class Trials(BaseCallback):  # type: ignore[misc]
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self.models.ended(call_id, exception)
 
+    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.models.reading(call_id, inputs["signature"])
+
+    def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self.models.read(call_id, exception)
+
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if hasattr(instance, "simba_idx"):
             self._here.candidate = instance
@@ -146,7 +152,8 @@ class Trials(BaseCallback):  # type: ignore[misc]
 class Models:
     """Whether the language models of a run answer: it ends when one of them only fails.
 
-    :data:`OUTAGE` failures in a row end it at once, of any model; :meth:`check` ends it when one never answered.
+    :data:`OUTAGE` failures in a row end it at once, of any model; :meth:`check` ends it when one never answered, or
+    nothing that DSPy could read. (DSPy asks a second time, for JSON, so each question may have two such answers.)
     """
 
     def __init__(self, run: Run) -> None:
@@ -156,6 +163,10 @@ class Models:
         self._failures: dict[Any, int] = {}  # in a row
         self._answered: set[Any] = set()
         self._errors: dict[Any, BaseException] = {}
+        self._here = threading.local()
+        self._readings: dict[str, tuple[Any, ...]] = {}
+        self._understood: set[Any] = set()  # models, and the outputs that somebody was asked for
+        self._unread: dict[Any, BaseException] = {}
 
     def asked(self, call_id: str, lm: Any) -> None:
         self._calls[call_id] = (lm.model, lm.kwargs.get("api_base"))
@@ -164,6 +175,7 @@ class Models:
         with self._lock:
             model = self._calls.pop(call_id)
             if exception is None:
+                self._here.model = model
                 self._answered.add(model)
                 self._failures[model] = 0
                 return
@@ -173,10 +185,31 @@ class Models:
         if over and isinstance(exception, Exception):
             self._run.abort(translate(exception))
 
-    def check(self) -> None:
-        """Raise the error of a model that was asked and has not answered once."""
-        for model, error in self._errors.items():
-            if model not in self._answered and isinstance(error, Exception):
+    def reading(self, call_id: str, signature: Any) -> None:
+        """An answer is read in the thread in which it came."""
+        self._readings[call_id] = (getattr(self._here, "model", None), *signature.output_fields)
+
+    def read(self, call_id: str, exception: BaseException | None) -> None:
+        about = self._readings.pop(call_id)
+        with self._lock:
+            if exception is None:
+                self._understood.update(about)
+            else:
+                self._unread.update(dict.fromkeys(about, exception))
+
+    def check(self, output: str | None = None) -> None:
+        """Raise the error of a model that was asked and has not answered once, or never so that it could be read.
+
+        The same for ``output``, an output without which the optimizer can do nothing.
+        """
+        silent = [error for model, error in self._errors.items() if model not in self._answered]
+        unread = [
+            self._unread[about]
+            for about in (*self._answered, output)
+            if about in self._unread and about not in self._understood
+        ]
+        for error in (*silent, *unread):
+            if isinstance(error, Exception):
                 raise translate(error)
 
 
