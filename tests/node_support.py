@@ -141,7 +141,7 @@ class Beam(Process):
 
 
 class Node(Process):
-    """``python -m erl_bridge node``, ready to be called."""
+    """``python -m erl_bridge node``, ready to be called; its ``app`` is in the folder ``path``."""
 
     def __init__(
         self,
@@ -149,6 +149,7 @@ class Node(Process):
         cookie_file: Path,
         *arguments: str,
         app: str = "",
+        path: Path = HERE,
         prefix: tuple[str, ...] = (),
         **env: str,
     ) -> None:
@@ -165,8 +166,7 @@ class Node(Process):
         ]
         if app:
             command += ["--app", app]
-        path = os.pathsep.join([str(HERE), str(ROOT)])
-        super().__init__(command, PYTHONPATH=path, ERL_EPMD_PORT=str(epmd_port), **env)
+        super().__init__(command, PYTHONPATH=f"{path}{os.pathsep}{ROOT}", ERL_EPMD_PORT=str(epmd_port), **env)
 
     def ready(self) -> tuple[str, int]:
         """Its name and port, once it is up."""
