@@ -8,6 +8,10 @@ from __future__ import annotations
 from .errors import InvalidRequest
 from .terms import Atom
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 
 def invalid(path: str, expected: str, got: object) -> InvalidRequest:
     """The error for a value at ``path`` that is not what was expected.
@@ -20,6 +24,20 @@ def invalid(path: str, expected: str, got: object) -> InvalidRequest:
         f"{path}: expected {expected}, got {shown}",
         context={Atom("path"): path, Atom("expected"): expected, Atom("got"): shown},
     )
+
+
+def unknown_name(path: str, names: Collection[str], got: object, or_else: str = "") -> InvalidRequest:
+    """The error for a name that is none of ``names``; it says which one is near. ``or_else`` is what else may be.
+
+    >>> str(unknown_name("payload.module", ["predict", "chain_of_thought"], "ChainOfThought"))
+    'payload.module: expected one of predict, chain_of_thought (did you mean chain_of_thought?), got "ChainOfThought"'
+    """
+    from difflib import get_close_matches
+
+    plain = {name.replace("_", ""): name for name in names}
+    near = get_close_matches(str(got).replace("_", "").lower(), plain, n=1)
+    hint = f" (did you mean {plain[near[0]]}?)" if near else ""
+    return invalid(path, f"one of {', '.join(names)}{or_else}{hint}", got)
 
 
 def unknown_key(path: str, key: object, allowed: list[str]) -> InvalidRequest:

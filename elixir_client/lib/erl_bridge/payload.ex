@@ -14,6 +14,7 @@ defmodule ErlBridge.Payload do
   # Language models besides that of the request, and where a function may stand for its name.
   @models [:prompt_model, :reflection_lm, :teacher]
   @functions [:lm, :metric, :reward, :vectorizer | @models]
+  @fields [:args, :input_fields, :output_fields]
   @with_functions [:lm, :metric, :module, :tools, :config | @models]
 
   @typedoc """
@@ -38,7 +39,8 @@ defmodule ErlBridge.Payload do
   `:callbacks`.
 
   That is: `:lm`, `:metric` and the other language models, the `reward:` of a module, the
-  `vectorizer:` of an optimizer, and, in a step or a tool, the `callback:` beside its `name:`. Short fields and signatures' structs become plain maps.
+  `vectorizer:` of an optimizer, and, in a step or a tool, the `callback:` beside its `name:`. A second
+  function of the same name gets another one. Short fields and signatures' structs become plain maps.
 
       iex> tool = %{name: :add, args: [a: :int, b: :int], callback: &(&1.a + &1.b)}
       iex> options = ErlBridge.Payload.prepare(%{tools: [tool], metric: &==/2, callbacks: %{}})
@@ -48,53 +50,73 @@ defmodule ErlBridge.Payload do
       %{callback: :metric}
       iex> options.callbacks.add.(%{a: 1, b: 2})
       3
+      iex> ErlBridge.Payload.prepare(%{lm: &hd/1, metric: %{judge: "Is it polite?", lm: &tl/1}})
+      %{
+        lm: %{callback: :lm},
+        metric: %{judge: "Is it polite?", lm: %{callback: "lm_2"}},
+        callbacks: %{:lm => &hd/1, "lm_2" => &tl/1}
+      }
   """
   @spec prepare(map) :: map
   def prepare(options) do
-    {plain, functions} = options |> Map.take(@with_functions) |> config_as_map() |> plain_data()
-    options = Map.merge(options, plain)
+    own = Map.get(options, :callbacks, %{})
 
-    if functions == %{},
-      do: options,
-      else: Map.update(options, :callbacks, functions, &Map.merge(functions, &1))
+    {plain, functions} =
+      options |> Map.take(@with_functions) |> config_as_map() |> plain_data(own)
+
+    options = Map.merge(options, plain)
+    if functions == own, do: options, else: Map.put(options, :callbacks, functions)
   end
 
   defp config_as_map(%{config: config} = options), do: %{options | config: Map.new(config)}
   defp config_as_map(options), do: options
 
-  # A term without functions and structs, and the functions that were in it, by name.
-  defp plain_data(%Signature{} = signature), do: {Signature.to_map(signature), %{}}
+  # A term without functions and structs, and the functions by name, with those that were in it.
+  defp plain_data(%Signature{} = signature, functions),
+    do: {Signature.to_map(signature), functions}
 
-  defp plain_data(%{callback: fun, name: name} = map) when is_function(fun) do
-    {map, functions} = plain_data(%{map | callback: name})
-    {map, Map.put(functions, name, fun)}
+  defp plain_data(%{callback: fun, name: name} = map, functions) when is_function(fun) do
+    {name, functions} = put_function(functions, name, fun)
+    plain_data(%{map | callback: name}, functions)
   end
 
-  defp plain_data(%{} = map) when not is_struct(map) do
-    {pairs, functions} = map |> Enum.map(&plain_pair/1) |> Enum.unzip()
-    {Map.new(pairs), Enum.reduce(functions, %{}, &Map.merge/2)}
+  defp plain_data(%{} = map, functions) when not is_struct(map) do
+    # In the order of the keys, for the names not to depend on the version of OTP.
+    {pairs, functions} =
+      map |> Enum.sort_by(&elem(&1, 0)) |> Enum.map_reduce(functions, &plain_pair/2)
+
+    {Map.new(pairs), functions}
   end
 
-  defp plain_data(list) when is_list(list) do
-    {items, functions} = list |> Enum.map(&plain_data/1) |> Enum.unzip()
-    {items, Enum.reduce(functions, %{}, &Map.merge/2)}
+  defp plain_data(list, functions) when is_list(list),
+    do: Enum.map_reduce(list, functions, &plain_data/2)
+
+  defp plain_data(other, functions), do: {other, functions}
+
+  defp plain_pair({key, fun}, functions) when key in @functions and is_function(fun) do
+    {name, functions} = put_function(functions, key, fun)
+    # A metric that takes the trace too is told of it.
+    trace = if key == :metric and is_function(fun, 3), do: %{trace: true}, else: %{}
+    {{key, Map.put(trace, :callback, name)}, functions}
   end
 
-  defp plain_data(other), do: {other, %{}}
+  defp plain_pair({key, [_ | _] = fields}, functions) when key in @fields,
+    do: {{key, Enum.map(fields, &field/1)}, functions}
 
-  # One that takes the trace too is told of it.
-  defp plain_pair({:metric, fun}) when is_function(fun, 3),
-    do: {{:metric, %{callback: :metric, trace: true}}, %{metric: fun}}
-
-  defp plain_pair({key, fun}) when key in @functions and is_function(fun),
-    do: {{key, %{callback: key}}, %{key => fun}}
-
-  defp plain_pair({:args, [_ | _] = fields}),
-    do: {{:args, Enum.map(fields, &Signature.to_field/1)}, %{}}
-
-  defp plain_pair({key, value}) do
-    {value, functions} = plain_data(value)
+  defp plain_pair({key, value}, functions) do
+    {value, functions} = plain_data(value, functions)
     {{key, value}, functions}
+  end
+
+  defp field(%{} = map), do: map
+  defp field(short), do: Signature.to_field(short)
+
+  # Two functions may stand in places of one name.
+  defp put_function(functions, name, fun) do
+    names = [name | Enum.map(2..(map_size(functions) + 2), &"#{name}_#{&1}")]
+    taken = Map.new(functions, fn {name, fun} -> {to_string(name), fun} end)
+    name = Enum.find(names, &(Map.get(taken, to_string(&1), fun) == fun))
+    {name, Map.put(functions, name, fun)}
   end
 
   @doc "The payload of `:optimize_signature`."
@@ -144,8 +166,10 @@ defmodule ErlBridge.Payload do
   defp target(%{"input_fields" => _fields} = signature), do: %{signature: signature}
   defp target(program) when is_map(program), do: %{program: program}
 
-  defp plain(%Signature{} = signature), do: Signature.to_map(signature)
-  defp plain(signature), do: signature
+  defp plain(signature) do
+    {signature, _functions} = plain_data(signature, %{})
+    signature
+  end
 
   # A program has its tools; what was given again is only who answers for them.
   defp take_module(%{program: _program} = payload, options), do: take(payload, options, [:module])

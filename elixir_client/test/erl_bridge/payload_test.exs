@@ -43,4 +43,48 @@ defmodule ErlBridge.PayloadTest do
     assert Payload.evaluate(@program, [], %{config: [metric: :f1]}) ==
              %{program: @program, data: [], config: %{metric: :f1}}
   end
+
+  test "functions in several places of one name have names of their own" do
+    [one, two, three] = for n <- 1..3, do: fn _inputs, _outputs -> n end
+    given = fn _inputs, _outputs -> 0 end
+    attempt = &%{name: :best_of_n, module: :predict, reward: &1}
+
+    prepared =
+      Payload.prepare(%{
+        callbacks: %{"reward" => given},
+        metric: %{weighted: [%{metric: one}, %{metric: two}, %{metric: one}]},
+        module: [
+          %{name: :a, signature: "q -> b", module: attempt.(two)},
+          %{name: :b, signature: "b -> a", module: attempt.(three)},
+          %{name: :metric, signature: "a -> c", callback: three}
+        ]
+      })
+
+    assert %{weighted: [first, second, first]} = prepared.metric
+
+    assert {first, second} ==
+             {%{metric: %{callback: :metric}}, %{metric: %{callback: "metric_2"}}}
+
+    assert [%{module: %{reward: a}}, %{module: %{reward: b}}, %{callback: "metric_3"}] =
+             prepared.module
+
+    assert {a, b} == {%{callback: "reward_2"}, %{callback: "reward_3"}}
+
+    assert prepared.callbacks == %{
+             :metric => one,
+             "metric_2" => two,
+             "metric_3" => three,
+             "reward" => given,
+             "reward_2" => two,
+             "reward_3" => three
+           }
+  end
+
+  test "fields of a signature may be short" do
+    long = %{input_fields: [%{name: :q, type: :str}], output_fields: [%{name: :n, type: :int}]}
+    short = %{input_fields: [:q], output_fields: [n: :int]}
+    assert Payload.predict(short, %{}, %{}).signature == long
+    step = &%{name: :a, signature: &1}
+    assert Payload.prepare(%{module: [step.(short)]}).module == [step.(long)]
+  end
 end

@@ -198,6 +198,30 @@ defmodule ErlBridge.OptimizersTest do
       assert row.feedback =~ "happy is short"
     end
 
+    test "two functions in one metric, and a judge beside the model, are told apart", %{
+      bridge: bridge
+    } do
+      say = fn fields ->
+        fn _request ->
+          Enum.map_join(fields, "\n\n", fn {name, text} -> "[[ ## #{name} ## ]]\n#{text}" end)
+        end
+      end
+
+      metric = %{
+        weighted: [
+          %{metric: fn _example, _prediction -> 1.0 end, weight: 1},
+          %{metric: fn _example, _prediction -> 0.0 end, weight: 1},
+          %{
+            metric: %{judge: "Is it a mood?", lm: say.(feedback: "half", score: "0.5")},
+            weight: 2
+          }
+        ]
+      }
+
+      assert {:ok, %{score: 0.5, errors: 0, results: [%{prediction: %{mood: :sad}} | _]}} =
+               ErlBridge.evaluate(bridge, @signature, @test, metric: metric, lm: say.(mood: "sad"))
+    end
+
     test "with a metric that gives nonsense is an error that says so", %{bridge: bridge} do
       for {value, shown} <- [
             {nil, "nil"},

@@ -28,7 +28,7 @@ from dspy.evaluate import metrics as dspy_metrics
 from msgspec import Meta, Struct
 
 from ...errors import CallbackError, InvalidRequest, OptimizationError
-from ...refusals import invalid, show
+from ...refusals import invalid, show, unknown_name
 from ...terms import Atom
 from ...validation import validate
 from ...vocabulary import named
@@ -116,9 +116,7 @@ def _build(value: Any, task: _Task) -> Scorer:
     keys = [str(key) for key in value] if isinstance(value, dict) else []
     form = next((form for form in _FORMS if form in keys), None)
     if form is None:
-        raise invalid(
-            task.path, f"one of {', '.join(METRICS)}, or a map with one of the keys {', '.join(_FORMS)}", value
-        )
+        raise unknown_name(task.path, METRICS, value, f", or a map with one of the keys {', '.join(_FORMS)}")
     schema, make = _FORMS[form]
     return make(validate(value, schema, task.path), task)
 
@@ -260,7 +258,7 @@ METRICS: dict[str, Metric] = {
 def _named(options: Named, task: _Task) -> Scorer:
     metric = METRICS.get(options.metric)
     if metric is None:
-        raise invalid(f"{task.path}.metric", f"one of {', '.join(METRICS)}", options.metric)
+        raise unknown_name(f"{task.path}.metric", METRICS, options.metric)
     columns = {name: getattr(options, name) for name in ("answer", "context")}
     moved = {name: column for name, column in columns.items() if name != column}
     return Scorer(metric.make(options, task), named({"metric": options.metric, **moved}) if moved else options.metric)
@@ -304,7 +302,7 @@ def _by_field(value: Any, path: str) -> tuple[ByField, Any]:
     known = {name: metric.by_field for name, metric in METRICS.items() if metric.by_field is not None}
     by_field = known.get(str(value)) if isinstance(value, (Atom, str)) else None
     if by_field is None:
-        raise invalid(path, f"one of {', '.join(known)}, or %{{tolerance: number}}", value)
+        raise unknown_name(path, known, value, ", or %{tolerance: number}")
     return by_field, str(value)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from ...errors import InvalidRequest
-from ...refusals import invalid, unknown_key
+from ...refusals import invalid, unknown_key, unknown_name
 from ...terms import Atom
 from ...vocabulary import named
 from . import attempts, client, interpreters, pipelines, selecting, tools
@@ -165,7 +165,7 @@ def read(value: Any, signature: Signature, path: str, signature_path: str, depth
     name, given = _name_and_options(value, path)
     kind = KINDS.get(name)
     if kind is None:
-        raise invalid(path if not given else f"{path}.name", f"one of {', '.join(KINDS)}", name)
+        raise unknown_name(path if not given else f"{path}.name", KINDS, name)
     if not depth:
         raise InvalidRequest(f"{path}: modules within modules deeper than {MAX_DEPTH}", context={Atom("path"): path})
     for key, (written, _) in given.items():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...error_map import missing_package
 from ...errors import InvalidRequest
-from ...refusals import invalid
+from ...refusals import unknown_name
 from ...terms import Atom
 from ...validation import validate
 from . import compilers, models, programs
@@ -191,7 +191,7 @@ OPTIMIZERS = (
 _BY_NAME = {name: optimizer for optimizer in OPTIMIZERS for name in (optimizer.name, *optimizer.aliases)}
 
 # Names of DSPy for options that go by another here.
-_ALIASES = {
+ALIASES = {
     "max_bootstrapped_demos": "max_demos",
     "num_candidate_programs": "num_candidates",
     "k": "max_labeled_demos",
@@ -212,7 +212,7 @@ def read(
     pairs = by_name({} if config is None else config, path)
     name = pairs.get("optimizer", (None, default))[1]
     if not isinstance(name, (Atom, str)) or str(name) not in _BY_NAME:
-        raise invalid(f"{path}.optimizer", f"one of {', '.join(_BY_NAME)}", name)
+        raise unknown_name(f"{path}.optimizer", _BY_NAME, name)
     optimizer = _BY_NAME[str(name)]
     if whole is not None and (optimizer.reshapes or optimizer.options is opts.BetterTogether):
         raise InvalidRequest(f"{path}.optimizer: {optimizer.name} is no step of another optimizer")
@@ -236,7 +236,7 @@ def _our_names(pairs: Mapping[str, tuple[Any, Any]], optimizer: Optimizer) -> di
     taken = optimizer.options.__struct_fields__
     found: dict[Any, Any] = {}
     for text, (key, value) in pairs.items():
-        known = _ALIASES.get(text)
+        known = ALIASES.get(text)
         found[known if known in taken and known not in pairs and text not in taken else key] = value
     return found
 

@@ -15,7 +15,7 @@ from msgspec import NODEFAULT, inspect
 from .metrics import METRICS
 from .modules import KINDS, Kind, added, default
 from .optimizer_options import Options
-from .optimizers import OPTIMIZERS, Optimizer
+from .optimizers import ALIASES, OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def markdown() -> str:
         f"told:\n\n{names}\n\n"
         "Scores are over the validation rows, or over the training rows where there are none. Where an option is a\n"
         "language model it takes what `lm` takes. With the same `seed`, rows and answers of the model a run gives the\n"
-        "same program.\n\n"
+        f"same program.\n\nDSPy's own names are taken too, where an optimizer has the option: {_aliases()}.\n\n"
         f"All take:\n\n{_table(shared)}",
         *map(_section, OPTIMIZERS),
         "## Metrics\n\n"
@@ -56,6 +56,10 @@ def markdown() -> str:
         + "\n[protocol.md](protocol.md#dspy) has those that are written as maps.\n",
     ]
     return "\n".join(parts)
+
+
+def _aliases() -> str:
+    return ", ".join(f"`{theirs}` for `{ours}`" for theirs, ours in ALIASES.items())
 
 
 def _section(optimizer: Optimizer) -> str:
