@@ -19,9 +19,13 @@ def invalid(path: str, expected: str, got: object) -> InvalidRequest:
     >>> str(invalid("payload.k", "a positive integer", -1))
     'payload.k: expected a positive integer, got -1'
     """
+    return _refused(path, expected, got)
+
+
+def _refused(path: str, expected: str, got: object, hint: str = "") -> InvalidRequest:
     shown = show(got)
     return InvalidRequest(
-        f"{path}: expected {expected}, got {shown}",
+        f"{path}: expected {expected}{hint}, got {shown}",
         context={Atom("path"): path, Atom("expected"): expected, Atom("got"): shown},
     )
 
@@ -37,7 +41,7 @@ def unknown_name(path: str, names: Collection[str], got: object, or_else: str = 
     plain = {name.replace("_", ""): name for name in names}
     near = get_close_matches(str(got).replace("_", "").lower(), plain, n=1)
     hint = f" (did you mean {plain[near[0]]}?)" if near else ""
-    return invalid(path, f"one of {', '.join(names)}{or_else}{hint}", got)
+    return _refused(path, f"one of {', '.join(names)}{or_else}", got, hint)
 
 
 def unknown_key(path: str, key: object, allowed: list[str]) -> InvalidRequest:

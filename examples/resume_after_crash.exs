@@ -23,8 +23,7 @@ optimize = fn title, key ->
       optimizer: :random_search,
       config: [num_candidates: 4, num_threads: 1],
       # The answers of a function are kept only under a key, for its code may change.
-      lm: %{callback: :model, cache_key: key},
-      callbacks: %{model: model},
+      lm: %{callback: model, cache_key: key},
       # It may be sent again when Python dies.
       idempotent: true
     )

@@ -39,7 +39,8 @@ defmodule ErlBridge.Payload do
   `:callbacks`.
 
   That is: `:lm`, `:metric` and the other language models, the `reward:` of a module, the
-  `vectorizer:` of an optimizer, and, in a step or a tool, the `callback:` beside its `name:`. A second
+  `vectorizer:` of an optimizer, or the `callback:` in a map in such a place; and, in a step or a tool,
+  the `callback:` beside its `name:`. A second
   function of the same name gets another one. Short fields and signatures' structs become plain maps.
 
       iex> tool = %{name: :add, args: [a: :int, b: :int], callback: &(&1.a + &1.b)}
@@ -98,6 +99,13 @@ defmodule ErlBridge.Payload do
     # A metric that takes the trace too is told of it.
     trace = if key == :metric and is_function(fun, 3), do: %{trace: true}, else: %{}
     {{key, Map.put(trace, :callback, name)}, functions}
+  end
+
+  # A function with settings beside it: `lm: %{callback: &complete/1, cache_key: 1}`.
+  defp plain_pair({key, %{callback: fun} = map}, functions)
+       when is_function(fun) and not is_map_key(map, :name) do
+    {name, functions} = put_function(functions, key, fun)
+    plain_pair({key, %{map | callback: name}}, functions)
   end
 
   defp plain_pair({key, [_ | _] = fields}, functions) when key in @fields,

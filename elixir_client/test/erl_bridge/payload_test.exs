@@ -80,6 +80,21 @@ defmodule ErlBridge.PayloadTest do
            }
   end
 
+  test "a function may have settings beside it" do
+    fun = fn _request -> "" end
+    map = &%{callback: &1, cache_key: 1}
+
+    prepared =
+      Payload.prepare(%{lm: map.(fun), module: %{callback: fun}, config: [teacher: map.(fun)]})
+
+    assert prepared == %{
+             lm: map.(:lm),
+             module: %{callback: :module},
+             config: %{teacher: map.(:teacher)},
+             callbacks: %{lm: fun, module: fun, teacher: fun}
+           }
+  end
+
   test "fields of a signature may be short" do
     long = %{input_fields: [%{name: :q, type: :str}], output_fields: [%{name: :n, type: :int}]}
     short = %{input_fields: [:q], output_fields: [n: :int]}
