@@ -108,15 +108,19 @@ end
 Application.ensure_all_started(:erl_bridge)
 systems = Enum.map(specs, &Client.open(String.split(&1, "|")))
 
-found =
-  for _ <- 1..rounds, system <- systems do
-    {system.name, Client.latencies(system, calls), Client.rate(system, 16 * calls)}
-  end
+# Kept out of the heap of this process, which calls: the collections of a large one would be measured with the calls.
+results = :ets.new(:results, [:duplicate_bag])
+
+for _ <- 1..rounds, system <- systems do
+  times = Client.latencies(system, calls)
+  :ets.insert(results, {system.name, times, Client.rate(system, 16 * calls)})
+  :erlang.garbage_collect()
+end
 
 for %{name: name} <- systems do
-  mine = for {^name, times, rate} <- found, do: {times, rate}
-  times = mine |> Enum.flat_map(&elem(&1, 0)) |> Enum.sort()
-  rates = mine |> Enum.map(&elem(&1, 1)) |> Enum.sort()
+  mine = :ets.lookup(results, name)
+  times = mine |> Enum.flat_map(&elem(&1, 1)) |> Enum.sort()
+  rates = mine |> Enum.map(&elem(&1, 2)) |> Enum.sort()
   at = fn share -> Enum.at(times, trunc(length(times) * share)) / 1000 end
   IO.puts(Enum.join([name, at.(0.5), at.(0.99), Enum.at(rates, div(length(rates), 2))], "\t"))
 end
