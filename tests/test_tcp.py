@@ -164,6 +164,12 @@ class Service:
         self.listener.settimeout(DEADLINE)
         self.address = "{}:{}".format(*self.listener.getsockname())
 
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
     def receive(self) -> Any:
         sock, _ = self.listener.accept()
         with sock, sock.makefile("rb") as file:
@@ -176,24 +182,23 @@ def callback(service: str) -> tuple[Any, ...]:
 
 
 def test_a_cast_is_answered_at_once_and_told_of_where_the_client_wants(server: BertServer) -> None:
-    service = Service()
-    for run in ("inline", "thread", "job"):
+    with Service() as service:
+        for run in ("inline", "thread", "job"):
+            with server.client() as client:
+                client.send(callback(service.address), cast("app", f"echo_{run}", {"n": 1}))
+                assert client.receive() == (a("noreply"),)
+            assert service.receive() == (
+                a("cast"),
+                a("shop"),
+                a("told"),
+                ["first", (a("ok"), (a("bert"), a("dict"), [("n", 1)]))],
+            )
         with server.client() as client:
-            client.send(callback(service.address), cast("app", f"echo_{run}", {"n": 1}))
-            assert client.receive() == (a("noreply"),)
-        assert service.receive() == (
-            a("cast"),
-            a("shop"),
-            a("told"),
-            ["first", (a("ok"), (a("bert"), a("dict"), [("n", 1)]))],
-        )
-    with server.client() as client:
-        client.send(callback(service.address), cast("app", "fail_thread"), cast("app", "fail_thread"))
-        assert [client.receive(), client.receive()] == [(a("noreply"),)] * 2
-    error = service.receive()[3][1]
-    assert error[0] is a("error")
-    assert fields(error[1])["python_type"] == "ValueError"
-    service.listener.close()
+            client.send(callback(service.address), cast("app", "fail_thread"), cast("app", "fail_thread"))
+            assert [client.receive(), client.receive()] == [(a("noreply"),)] * 2
+        error = service.receive()[3][1]
+        assert error[0] is a("error")
+        assert fields(error[1])["python_type"] == "ValueError"
 
 
 def test_a_cast_of_what_is_not_there_is_refused(client: BertClient) -> None:
@@ -202,23 +207,21 @@ def test_a_cast_of_what_is_not_there_is_refused(client: BertClient) -> None:
 
 
 def test_callbacks_go_to_no_other_host_unless_it_is_listed() -> None:
-    own, other = Service(), Service("127.0.0.2")
-    with BertServer() as running:
-        with running.client() as client:  # from 127.0.0.1
+    with Service() as own, Service("127.0.0.2") as other:
+        with BertServer() as running, running.client() as client:  # from 127.0.0.1
             client.send(callback(other.address), cast("app", "echo_inline", {}))
             client.send(callback("no port"), cast("app", "echo_inline", {}))
             client.send(callback(own.address), cast("app", "echo_inline", {}))
             assert [client.receive() for _ in range(3)] == [(a("noreply"),)] * 3
-        assert own.receive()[0] is a("cast")
-        _, stderr = running.stop()
-    assert f"callback to {other.address} not made: 127.0.0.2 is neither the host that the cast came from nor" in stderr
-    assert "callback to no port not made: expected host:port" in stderr
-    with BertServer("--callback-hosts", "example.org,127.0.0.2") as running, running.client() as client:
-        client.send(callback(other.address), cast("app", "echo_inline", {}))
-        assert client.receive() == (a("noreply"),)
-        assert other.receive()[0] is a("cast")
-    for service in (own, other):
-        service.listener.close()
+            assert own.receive()[0] is a("cast")
+            refused = sorted(running.process.stderr.readline().decode() for _ in range(2))
+        no_host = f"callback to {other.address} not made: 127.0.0.2 is neither the host that the cast came from nor"
+        assert no_host in refused[0]
+        assert "callback to no port not made: expected host:port" in refused[1]
+        with BertServer("--callback-hosts", "example.org,127.0.0.2") as running, running.client() as client:
+            client.send(callback(other.address), cast("app", "echo_inline", {}))
+            assert client.receive() == (a("noreply"),)
+            assert other.receive()[0] is a("cast")
 
 
 # -- what costs a connection, and nothing else -------------------------------------------------------------------
