@@ -1,17 +1,40 @@
+defmodule ErlBridge.DatasetLiveTest.SmallDisk do
+  @moduledoc "A file system of 2 MB in memory, where this user may mount one."
+
+  def mount(folder), do: run("mount", ["-t", "tmpfs", "-o", "size=2m", "tmpfs", folder])
+  def unmount(folder), do: run("umount", ["--lazy", folder])
+
+  @doc "Why there is none, or false."
+  def missing do
+    folder = Path.join(System.tmp_dir!(), "erl_bridge-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    {said, status} = mount(folder)
+    if status == 0, do: unmount(folder)
+    File.rmdir(folder)
+    status != 0 and "no file system can be mounted here: #{said}"
+  end
+
+  defp run(command, arguments), do: System.cmd(command, arguments, stderr_to_stdout: true)
+end
+
 defmodule ErlBridge.DatasetLiveTest do
   @moduledoc "Datasets that the real Python receives and keeps, each test in a folder of its own."
   use ExUnit.Case, async: true
 
   import ErlBridge.Live, only: [tmp_dir: 1]
 
+  alias __MODULE__.SmallDisk
   alias ErlBridge.{DataFile, Dataset, Error, Live, OsProcess, Telemetry}
   alias ErlBridge.Dataset.Batches
 
+  @no_disk SmallDisk.missing()
+
   setup :tmp_dir
 
-  defp start!(tmp_dir, options \\ []) do
-    Live.start!([env: [{"ERL_BRIDGE_HOME", tmp_dir}], args: ["--no-dspy"]] ++ options)
-  end
+  defp start!(tmp_dir, options \\ []),
+    do: tmp_dir |> options() |> Keyword.merge(options) |> Live.start!()
+
+  defp options(tmp_dir), do: [env: [{"ERL_BRIDGE_HOME", tmp_dir}], args: ["--no-dspy"]]
 
   defp rows(count, text \\ "some text") do
     first = System.unique_integer([:positive]) * 1_000_000
@@ -58,6 +81,27 @@ defmodule ErlBridge.DatasetLiveTest do
   end
 
   defp small, do: [chunk_bytes: 4_096, window: 3]
+
+  # A chunk that Python handles until `let_go/1`: it came too early, and what it is written to is a
+  # pipe that is full and that nobody reads until then.
+  defp hold_up(bridge, tmp_dir) do
+    ErlBridge.call!(bridge, :dataset_begin, %{transfer_id: "held"})
+    [folder] = Path.wildcard(Path.join([tmp_dir, "datasets", "transfers", "*"]))
+    pipe = Path.join(folder, "new")
+    {"", 0} = System.cmd("mkfifo", [pipe])
+    chunk = %{transfer_id: "held", chunk_index: 1, data: :binary.copy(<<0>>, 1_048_576)}
+    task = Task.async(fn -> ErlBridge.call(bridge, :data_chunk, chunk) end)
+    # The shell opens the pipe when somebody writes to it.
+    script = "exec 3<\"$0\"; echo opened; read go; cat <&3 >/dev/null"
+    port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, args: ["-c", script, pipe]])
+    assert_receive {^port, {:data, "opened\n"}}, 20_000
+    {task, port}
+  end
+
+  defp let_go({task, port}) do
+    Port.command(port, "\n")
+    assert {:ok, %{received: 1, next: 0}} = Task.await(task)
+  end
 
   # A transfer is a folder with its files.
   defp nothing_left?(bridge, tmp_dir) do
@@ -106,10 +150,7 @@ defmodule ErlBridge.DatasetLiveTest do
       :ok = Telemetry.attach({__MODULE__, test}, [:erl_bridge, :transfer, :chunk], tell, nil)
       on_exit(fn -> Telemetry.detach({__MODULE__, test}) end)
 
-      {:ok, other} =
-        start_supervised({ErlBridge, Live.options(env: [{"ERL_BRIDGE_HOME", tmp_dir}])},
-          id: :other
-        )
+      {:ok, other} = start_supervised({ErlBridge, Live.options(options(tmp_dir))}, id: :other)
 
       for bridge <- [bridge, other] do
         assert ErlBridge.put_dataset!(bridge, rows) == %{first | sent_bytes: 0}
@@ -130,6 +171,17 @@ defmodule ErlBridge.DatasetLiveTest do
       assert {:error, %Error{} = error} = ErlBridge.put_dataset(bridge, DataFile.stream!(path))
       assert error.message =~ "rows.jsonl, line 3001"
       assert open_transfers(bridge) == 0
+    end
+
+    test "health checks and other transfers do not wait for a chunk that is being written", %{
+      tmp_dir: tmp_dir
+    } do
+      bridge = start!(tmp_dir)
+      held = hold_up(bridge, tmp_dir)
+      assert ErlBridge.health_check(bridge) == {:ok, :healthy}
+      assert {:ok, %Dataset{rows: 100}} = ErlBridge.put_dataset(bridge, rows(100), small())
+      assert ErlBridge.health_check(bridge) == {:ok, :healthy}
+      let_go(held)
     end
 
     test "leaves Python free for others, also for a second transfer", %{tmp_dir: tmp_dir} do
@@ -245,6 +297,25 @@ defmodule ErlBridge.DatasetLiveTest do
                ErlBridge.put_dataset(bridge, rows(2_000), small())
 
       assert {:ok, %Dataset{}} = ErlBridge.put_dataset(bridge, rows(100), small())
+    end
+
+    @tag skip: @no_disk
+    test "a disk that is full", %{tmp_dir: tmp_dir} do
+      {"", 0} = SmallDisk.mount(tmp_dir)
+      on_exit(fn -> SmallDisk.unmount(tmp_dir) end)
+      bridge = start!(tmp_dir)
+
+      for options <- [[], small()] do
+        assert {:error, error} = ErlBridge.put_dataset(bridge, rows(60_000), options)
+        assert %Error{type: :resource_exhausted, strategy: :fatal, context: context} = error
+        assert context.dropped and error.message =~ "No space left on device"
+        assert nothing_left?(bridge, tmp_dir)
+        assert {:ok, %{datasets: 0}} = ErlBridge.dataset_store(bridge)
+      end
+
+      rows = rows(1_000)
+      dataset = ErlBridge.put_dataset!(bridge, rows)
+      assert held(bridge, dataset)["sum"] == sum(rows)
     end
 
     test "more transfers than are allowed wait for their turn", %{tmp_dir: tmp_dir} do

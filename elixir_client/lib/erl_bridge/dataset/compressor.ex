@@ -53,8 +53,10 @@ defmodule ErlBridge.Dataset.Compressor do
   def put({:zlib, stream}, data), do: :zlib.deflate(stream, data)
 
   def put({:zstd, context}, data) do
-    {:continue, compressed} = apply(:zstd, :stream, [context, data])
-    compressed
+    case apply(:zstd, :stream, [context, data]) do
+      {:continue, compressed} -> compressed
+      {:continue, rest, compressed} -> [compressed, put({:zstd, context}, rest)]
+    end
   end
 
   @doc "Gives the rest, and ends."
