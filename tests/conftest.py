@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from certificates import Certificates
+from openai_server import OpenAIServer
 from support import BridgeProcess
 
 # Property tests take the same examples each time, and as long as the machine needs for them.
@@ -29,6 +30,17 @@ os.environ["ERL_BRIDGE_HOME"] = tempfile.mkdtemp(prefix="erl_bridge_tests_")
 def _home() -> Iterator[None]:
     yield
     shutil.rmtree(os.environ["ERL_BRIDGE_HOME"], ignore_errors=True)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    """A provider of language models on loopback. Connections to it are closed after the test."""
+    with OpenAIServer() as running:
+        yield running
+    if calls := sys.modules.get("erl_bridge.handlers.dspy.lm_calls"):
+        for engine in calls._connections.values():
+            engine.close()
+        calls._connections.clear()
 
 
 @pytest.fixture

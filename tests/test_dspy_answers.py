@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ class Clock:
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as running:
-        yield running
+def store_in() -> Iterator[Callable[..., Store]]:
+    """Makes stores, and closes them."""
+    with contextlib.ExitStack() as stores:
+        yield lambda folder, **settings: stores.enter_context(contextlib.closing(Store(str(folder), **settings)))
 
 
 def ask(lm: dict[str, Any], question: str = "why?", client: Client | None = None, **changes: Any) -> Any:
@@ -50,17 +52,17 @@ def no_wait(seconds: float) -> None:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_there_for_the_next_process(tmp_path: Path) -> None:
-    Store(str(tmp_path)).put(key_of("q"), {"text": "ä", "n": [1, None]})
+def test_an_answer_is_there_for_the_next_process(tmp_path: Path, store_in: Any) -> None:
+    store_in(tmp_path).put(key_of("q"), {"text": "ä", "n": [1, None]})
     code = "import sys; from erl_bridge.handlers.dspy.lm_store import *; print(Store(sys.argv[1]).get(key_of('q')))"
     seen = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert seen.stdout == "{'text': 'ä', 'n': [1, None]}\n"
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0  # for nobody else to read
 
 
-def test_an_answer_is_given_as_long_as_asked_for(tmp_path: Path) -> None:
+def test_an_answer_is_given_as_long_as_asked_for(tmp_path: Path, store_in: Any) -> None:
     clock = Clock()
-    store = Store(str(tmp_path), max_age=DAY, clock=clock)
+    store = store_in(tmp_path, max_age=DAY, clock=clock)
     store.put(b"key", 1)
     clock.now += 3600
     assert store.get(b"key", max_age=3601) == 1
@@ -69,9 +71,9 @@ def test_an_answer_is_given_as_long_as_asked_for(tmp_path: Path) -> None:
     assert store.get(b"key") is None
 
 
-def test_the_least_recently_used_answers_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
+def test_the_least_recently_used_answers_go_when_there_are_too_many_bytes(tmp_path: Path, store_in: Any) -> None:
     clock = Clock()
-    store = Store(str(tmp_path), max_bytes=20_000, clock=clock)
+    store = store_in(tmp_path, max_bytes=20_000, clock=clock)
     for number in range(100):
         clock.now += 3601  # past what counts as the same moment
         store.put(b"%d" % number, "x" * 498)
@@ -83,9 +85,9 @@ def test_the_least_recently_used_answers_go_when_there_are_too_many_bytes(tmp_pa
     assert there == [True, False, False, True, True]
 
 
-def test_statistics_and_clearing(tmp_path: Path) -> None:
+def test_statistics_and_clearing(tmp_path: Path, store_in: Any) -> None:
     clock = Clock()
-    store = Store(str(tmp_path), clock=clock)
+    store = store_in(tmp_path, clock=clock)
     store.put(b"key", "abc")
     clock.now += 60
     facts = {"path": str(tmp_path / FILE), "answers": 1, "bytes": 5, "max_bytes": 1 << 30, "oldest_s": 60}
@@ -94,8 +96,8 @@ def test_statistics_and_clearing(tmp_path: Path) -> None:
     assert (store.get(b"key"), store.stats()["answers"]) == (None, 0)
 
 
-def test_the_command_line_tells_and_forgets(tmp_path: Path) -> None:
-    Store(str(tmp_path)).put(b"key", "abc")
+def test_the_command_line_tells_and_forgets(tmp_path: Path, store_in: Any) -> None:
+    store_in(tmp_path).put(b"key", "abc")
     command = [sys.executable, "-m", "erl_bridge", "answers"]
     environment = {**os.environ, "ERL_BRIDGE_HOME": str(tmp_path)}
     said = [
@@ -109,7 +111,7 @@ def test_the_command_line_tells_and_forgets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["no database at all", ""])
 def test_a_file_that_cannot_be_used_costs_a_warning(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store_in: Any, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if damage:
         (tmp_path / FILE).write_text(damage * 100)
@@ -117,7 +119,7 @@ def test_a_file_that_cannot_be_used_costs_a_warning(
     else:
         (tmp_path / "file").touch()
         folder = tmp_path / "file"  # where no folder can be
-    store = Store(str(folder))
+    store = store_in(folder)
     store.put(b"key", 1)
     assert store.get(b"key") is None
     with store.asking(b"key", no_wait):
@@ -133,7 +135,7 @@ def _write(folder: str, start: int, ready: Any) -> None:
             ready.set()
 
 
-def test_processes_that_are_killed_while_they_write_leave_a_whole_file(tmp_path: Path) -> None:
+def test_processes_that_are_killed_while_they_write_leave_a_whole_file(tmp_path: Path, store_in: Any) -> None:
     context = multiprocessing.get_context("spawn")
     events = [context.Event() for _ in range(2)]
     writers = [
@@ -146,8 +148,9 @@ def test_processes_that_are_killed_while_they_write_leave_a_whole_file(tmp_path:
     for writer in writers:
         writer.kill()
         writer.join()
-    assert sqlite3.connect(tmp_path / FILE).execute("pragma integrity_check").fetchall() == [("ok",)]
-    store = Store(str(tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+    store = store_in(tmp_path)
     assert [store.get(b"%d" % number) for number in (0, 100_000)] == [{"number": 0}, {"number": 100_000}]
 
 
@@ -160,7 +163,7 @@ def _ask_for_ever(folder: str, asking: Any) -> None:
         signal.pause()
 
 
-def test_two_processes_do_not_ask_the_same_at_once_and_a_dead_one_asks_no_more(tmp_path: Path) -> None:
+def test_two_processes_do_not_ask_the_same_at_once_and_a_dead_one_asks_no_more(tmp_path: Path, store_in: Any) -> None:
     context = multiprocessing.get_context("spawn")
     asking = context.Event()
     other = context.Process(target=_ask_for_ever, args=(str(tmp_path), asking))
@@ -174,7 +177,7 @@ def test_two_processes_do_not_ask_the_same_at_once_and_a_dead_one_asks_no_more(t
             os.kill(other.pid or 0, signal.SIGKILL)
             other.join()
 
-    store = Store(str(tmp_path))
+    store = store_in(tmp_path)
     with store.asking(b"another key", no_wait), store.asking(b"key", wait):
         assert len(waits) == 3
 

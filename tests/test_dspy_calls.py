@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from dspy.utils.exceptions import LMAuthError, LMRateLimitError, LMServerError
 from openai_server import OpenAIServer
 from support import BridgeProcess, a, keys
-from test_dspy_support import Client
+from test_dspy_support import LOCAL, Client
 
 from erl_bridge.context import Context
 from erl_bridge.errors import CallbackError, InvalidRequest, LanguageModelError, Stopped
@@ -24,9 +23,9 @@ QUICKLY = {"retry-after": "0.001"}
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer(default={"fields": {"answer": "yes"}}) as running:
-        yield running
+def server(server: OpenAIServer) -> OpenAIServer:
+    server.default = {"fields": {"answer": "yes"}}
+    return server
 
 
 def ask(lm: dict[str, Any], client: Client | None = None, **changes: Any) -> Any:
@@ -260,8 +259,7 @@ def test_calls_under_way_end_with_the_work(server: OpenAIServer, request_type: s
     questions = [{"question": row["question"]} for row in ROWS[:2]]
     work = {"predict": {"inputs": questions}, "evaluate_pipeline": {"data": ROWS}}[request_type]
     with BridgeProcess() as bridge:
-        # The deadline is for the calls, not for importing DSPy.
-        bridge.ok("predict", {"signature": QA, "lm": "local/nearest-demo", "inputs": questions[0]})
+        bridge.ok("predict", {"signature": QA, "inputs": {"question": "why?"}, "lm": LOCAL})  # DSPy is imported
         metadata = {"timeout_ms": 2000} if how == "deadline" else {}
         request = bridge.send(request_type, {"signature": QA, "lm": server.lm, **work}, **metadata)
         assert server.wait(calls=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from erl_bridge.handlers.dspy import predict
 from erl_bridge.handlers.dspy.streaming import Fields
 
 SIGNATURE = "question -> reason, answer"
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as running:
-        yield running
 
 
 def ask(lm: Any, client: Client, **changes: Any) -> Any:

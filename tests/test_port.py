@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -190,9 +191,8 @@ def test_a_cut_frame_at_the_end_of_input_is_answered() -> None:
 def test_the_protocol_may_use_descriptors_3_and_4() -> None:
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
-    high_in, high_out = 40, 41  # 3 and 4 may be in use here, so the child gets them by way of these
-    os.dup2(theirs_in, high_in)
-    os.dup2(theirs_out, high_out)
+    # 3 and 4 may be in use here, so the child gets them by way of these
+    high_in, high_out = (fcntl.fcntl(fd, fcntl.F_DUPFD, 40) for fd in (theirs_in, theirs_out))
     code = f"import os, sys; os.dup2({high_in}, 3); os.dup2({high_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-m", "erl_bridge", "port", "--no-dspy", "--fds", "3,4"]
     process = subprocess.Popen(

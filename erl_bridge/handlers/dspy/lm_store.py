@@ -157,11 +157,14 @@ class Store:
                     fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, offset)
 
     def close(self) -> None:
-        """Close the file; it is opened again when needed."""
+        """Close the files; they are opened again when needed. Nobody may be asking."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            if self._locks is not None:
+                os.close(self._locks)
+                self._locks = None
 
     def _begin_asking(self, key: bytes, offset: int) -> bool:
         """Locks of POSIX belong to processes, so the threads of one are told apart by a set."""
