@@ -176,6 +176,15 @@ def test_a_model_keeps_no_history_and_is_never_copied_deeply() -> None:
     assert run.meter.summary()["lm_calls"] == 1
 
 
+def test_each_run_has_a_local_model_of_its_own() -> None:
+    runs = [Run(Client().context) for _ in range(3)]
+    settings: list[Any] = [LOCAL, LOCAL, {"model": LOCAL, "temperature": 0.5}]
+    lms = [models.build(value, run).lm for value, run in zip(settings, runs, strict=True)]
+    assert [lm.run for lm in lms] == runs
+    lms[0].kwargs["temperature"] = 1.0
+    assert [lm.kwargs.get("temperature") for lm in [*lms, models.build(LOCAL, runs[0]).lm]] == [1.0, None, 0.5, None]
+
+
 # -- the table of errors ----------------------------------------------------------------------------------------------
 
 RATE = {"retry_after": 1.5, "status": 429, "provider": "openai", "model": "m"}

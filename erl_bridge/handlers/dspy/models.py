@@ -127,8 +127,7 @@ def _engine(settings: LmMap, key: str | None, run: Run, path: str) -> Model:
         model = settings.model or ""
         if not is_model(model):
             raise invalid(f"{path}.model", f'"{LOCAL}", the one local model, or one fine-tuned of it here', model)
-        local = {"engine": NearestDemo(), "provider": LocalProvider(), **_generation(settings, path)}
-        return Model(MeteredLM(run, model, _LOCAL_TERMS, **local), 1, True)
+        return Model(_local(run, model, _generation(settings, path)), 1, True)
     if not isinstance(settings.callback, (Atom, str)):
         raise invalid(f"{path}.callback", "the name of a function, an atom or a string", settings.callback)
     engine = CallbackEngine(settings.callback, run.context)
@@ -139,7 +138,21 @@ def _engine(settings: LmMap, key: str | None, run: Run, path: str) -> Model:
     return Model(MeteredLM(run, name, terms, engine=engine, **_generation(settings, path)), _REMOTE_THREADS)
 
 
+def _local(run: Run, model: str, generation: dict[str, Any]) -> MeteredLM:
+    """The local model for a run: a copy of the last one, which takes a tenth of the time that making one does."""
+    key = model, repr(generation)
+    if key not in _last_local:
+        made = MeteredLM(run, model, _LOCAL_TERMS, engine=NearestDemo(), provider=LocalProvider(), **generation)
+        del made.run  # it is kept longer than the request
+        _last_local.clear()
+        _last_local[key] = made
+    found: MeteredLM = _last_local[key].copy()
+    found.run = run
+    return found
+
+
 _LOCAL_TERMS = Terms(free=True)
+_last_local: dict[tuple[str, str], MeteredLM] = {}
 
 
 def _terms(settings: LmMap, host: str, *, keep: bool) -> Terms:
