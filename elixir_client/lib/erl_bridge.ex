@@ -8,6 +8,8 @@ defmodule ErlBridge do
       children = [{ErlBridge, name: MyApp.Bridge}]
       Supervisor.start_link(children, strategy: :one_for_one)
 
+  (`ErlBridge.Cluster` makes the bridges of many nodes one.)
+
   Then optimize a signature and predict with the result:
 
       signature = %{
@@ -74,7 +76,7 @@ defmodule ErlBridge do
   alias ErlBridge.Dataset.{Rows, Transfer}
   alias ErlBridge.Recovery.{Budget, Policy}
 
-  @typedoc "A running bridge: its pid or its name."
+  @typedoc "A running bridge, its pid or its name; or an `ErlBridge.Cluster`, which stands for many."
   @type bridge :: GenServer.server()
 
   @type result :: {:ok, term} | {:error, Error.t()}
@@ -344,7 +346,7 @@ defmodule ErlBridge do
   @spec optimize(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
           result
   def optimize(bridge, signature, training_data, options \\ []) do
-    options = work_options(options, :optimize)
+    options = options |> work_options(:optimize) |> stay_with([training_data])
     payload = Payload.optimize(signature, training_data, options)
     optimized(bridge, :optimize_signature, payload, options)
   end
@@ -369,7 +371,7 @@ defmodule ErlBridge do
   """
   @spec train(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) :: result
   def train(bridge, signature, training_data, options \\ []) do
-    options = work_options(options, :train)
+    options = options |> work_options(:train) |> stay_with([training_data])
     payload = Payload.train(signature, training_data, options)
     optimized(bridge, :train_model, payload, options)
   end
@@ -389,7 +391,8 @@ defmodule ErlBridge do
   end
 
   defp optimize_once(route, bridge, request_type, payload, options) do
-    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options) do
+    with {:ok, options} <- Rows.place(route, payload, options),
+         {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options) do
       cached(route, {request_type, payload}, options, fn timeout ->
         options = %{options | timeout: timeout}
         optimize_now(route, bridge, request_type, payload, unsent, options)
@@ -456,7 +459,7 @@ defmodule ErlBridge do
   @spec evaluate(bridge, Payload.program() | Payload.signature(), Payload.rows(), keyword) ::
           result
   def evaluate(bridge, program_or_signature, data, options \\ []) do
-    options = work_options(options, :evaluate)
+    options = options |> work_options(:evaluate) |> stay_with([data])
     evaluated(bridge, Payload.evaluate(program_or_signature, data, options), options)
   end
 
@@ -471,7 +474,8 @@ defmodule ErlBridge do
   end
 
   defp evaluate_once(route, bridge, payload, options) do
-    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
+    with {:ok, options} <- Rows.place(route, payload, options),
+         {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
          {:ok, options} <- Rows.put(bridge, unsent, options),
          {:ok, result} <- recovered(route, bridge, :evaluate_pipeline, payload, options) do
       with %{usage: %{} = spent} <- result,
@@ -502,7 +506,7 @@ defmodule ErlBridge do
           keyword
         ) :: result
   def compare(bridge, baseline, program, data, options \\ []) do
-    options = work_options(options, :evaluate)
+    options = options |> work_options(:evaluate) |> stay_with([data])
     evaluated(bridge, Payload.compare(baseline, program, data, options), options)
   end
 
@@ -545,6 +549,7 @@ defmodule ErlBridge do
       |> Options.validate!(:predict)
       |> Payload.prepare()
       |> Map.put_new(:idempotent, true)
+      |> stay_with([inputs])
 
     payload = Payload.predict(program_or_signature, inputs, options)
     options = note_usage(bridge, options)
@@ -598,12 +603,19 @@ defmodule ErlBridge do
   `:invalid_request` where Python does not have it (any more).
   """
   @spec get_dataset(bridge, String.t() | Dataset.t()) :: {:ok, Dataset.t()} | {:error, Error.t()}
-  def get_dataset(bridge, %Dataset{dataset_id: id}), do: get_dataset(bridge, id)
+  def get_dataset(bridge, %Dataset{dataset_id: id, node: nil}), do: get_dataset(bridge, id)
 
-  def get_dataset(bridge, id) when is_binary(id) do
-    case call(bridge, :dataset_status, %{dataset_id: id}) do
+  def get_dataset(bridge, %Dataset{} = dataset),
+    do: get_dataset(bridge, dataset.dataset_id, dataset.node)
+
+  def get_dataset(bridge, id) when is_binary(id), do: get_dataset(bridge, id, nil)
+
+  defp get_dataset(bridge, id, node) do
+    options = if node, do: [node: node], else: []
+
+    case call(bridge, :dataset_status, %{dataset_id: id}, options) do
       {:ok, %{dataset_id: nil}} -> {:error, Error.no_dataset(id)}
-      {:ok, held} -> {:ok, struct!(Dataset, held)}
+      {:ok, held} -> {:ok, struct!(Dataset, Map.put(held, :node, node))}
       {:error, error} -> {:error, error}
     end
   end
@@ -709,6 +721,17 @@ defmodule ErlBridge do
     |> Payload.prepare()
     |> Map.put_new(:timeout, :infinity)
     |> hear_progress()
+  end
+
+  # What was sent to a node of a cluster is there and nowhere else.
+  defp stay_with(options, rows) do
+    case Enum.find(
+           [options[:validation_data] | rows],
+           &match?(%Dataset{node: node} when node != nil, &1)
+         ) do
+      nil -> options
+      dataset -> Map.put_new(options, :node, dataset.node)
+    end
   end
 
   defp hear_progress(%{on_progress: on_progress} = options) do

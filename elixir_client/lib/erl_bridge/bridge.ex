@@ -78,7 +78,7 @@ defmodule ErlBridge.Bridge do
 
     children =
       breaker(bridge, options) ++
-        cache(bridge, options) ++
+        cache_children(bridge, options) ++
         [
           {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
           {Pool, {bridge, options_in}}
@@ -105,9 +105,11 @@ defmodule ErlBridge.Bridge do
     ]
   end
 
-  defp cache(_bridge, %{cache: false}), do: []
+  @doc "The cache as a list of children, of the bridge or the cluster whose supervisor is `bridge`."
+  @spec cache_children(pid, map) :: [{module, keyword}]
+  def cache_children(_bridge, %{cache: false}), do: []
 
-  defp cache(bridge, %{cache: own} = options) do
+  def cache_children(bridge, %{cache: own} = options) do
     about = Map.get(options, :name, bridge)
     report = &cache_event(&1, &2, Map.put(&3, :bridge, about))
     [{Cache, [on_event: report] |> Keyword.merge(own) |> Keyword.put(:name, cache(bridge))}]

@@ -31,8 +31,17 @@ defmodule ErlBridge.Callback do
   error instead.
 
   Where the function returns a stream, `tell` gets its elements before, encoded, one by one.
+
+  The functions of a request from another node stay there: an `ErlBridge.Cluster.Peer` has them run,
+  and what comes from it is encoded already.
   """
-  @spec answer(callbacks, binary, pos_integer, (Protocol.body() -> term)) :: Protocol.body()
+  @spec answer(callbacks | {pid, term}, binary, pos_integer, (Protocol.body() -> term)) ::
+          Protocol.body()
+  def answer({peer, id}, frame, max_frame, tell) do
+    send(peer, {:erl_bridge, id, {:run, self(), frame, max_frame}})
+    pass_on(tell)
+  end
+
   def answer(callbacks, frame, max_frame, tell) do
     {:call, call_id, _id} = Protocol.peek(frame)
     tell_piece = fn piece -> tell.(piece(call_id, piece, max_frame)) end
@@ -52,14 +61,26 @@ defmodule ErlBridge.Callback do
       else: body
   end
 
+  # The process that runs the function is linked to this one, so that neither outlives the other.
+  defp pass_on(tell) do
+    receive do
+      {:piece, runner, body} ->
+        tell.(body)
+        send(runner, {:told, self()})
+        pass_on(tell)
+
+      {:answer, body} ->
+        body
+    end
+  end
+
   @doc "The encoded answer to a call whose process ended before it had one."
   @spec died(term, term) :: Protocol.body()
-  def died(call_id, reason),
-    do:
-      body(
-        call_id,
-        {:error, "the process of the callback ended: #{Exception.format_exit(reason)}"}
-      )
+  def died(call_id, reason), do: body(call_id, {:error, ended(reason)})
+
+  @doc "What is said of it then."
+  @spec ended(term) :: String.t()
+  def ended(reason), do: "the process of the callback ended: #{Exception.format_exit(reason)}"
 
   @doc """
   Applies the function of that name to the arguments. `:score` and `"score"` are one name.
@@ -102,7 +123,9 @@ defmodule ErlBridge.Callback do
     %{message: said, missing: true}
   end
 
-  defp measure(callbacks, name, args, tell) do
+  @doc "As `run/4`, and tells telemetry of it."
+  @spec measure(callbacks, atom | String.t(), [term], (term -> term)) :: answer
+  def measure(callbacks, name, args, tell) do
     began = System.monotonic_time()
     {result, _value} = answer = run(callbacks, name, args, tell)
     duration = System.monotonic_time() - began

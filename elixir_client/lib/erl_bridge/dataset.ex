@@ -10,6 +10,7 @@ defmodule ErlBridge.Dataset do
     * `:rows` - how many there are
     * `:bytes` - how many bytes of external term format they have
     * `:sent_bytes` - how many bytes went to Python for it; none where it had the rows already
+    * `:node` - of a cluster, the node that it was sent to, where requests that are given it go; else `nil`
 
   A dataset outlives the Python that got it, and the bridge: every Python of the host finds it. So
   the id may be kept, and `%{dataset: id}` is as good as the struct. For a handler of yours in
@@ -17,13 +18,14 @@ defmodule ErlBridge.Dataset do
   """
 
   @enforce_keys [:dataset_id, :rows, :bytes]
-  defstruct [:dataset_id, :rows, :bytes, sent_bytes: 0]
+  defstruct [:dataset_id, :rows, :bytes, :node, sent_bytes: 0]
 
   @type t :: %__MODULE__{
           dataset_id: String.t(),
           rows: non_neg_integer,
           bytes: non_neg_integer,
-          sent_bytes: non_neg_integer
+          sent_bytes: non_neg_integer,
+          node: node | nil
         }
 
   @doc """

@@ -136,6 +136,44 @@ defmodule ErlBridge.Error do
     }
   end
 
+  @doc "The other node, or what served requests there, went away before it had an answer."
+  @spec node_lost(node, term) :: t
+  def node_lost(node, reason) do
+    %__MODULE__{
+      type: :process_crashed,
+      message: "#{node} went away: #{inspect(reason, limit: 20)}",
+      context: %{node: node, reason: reason},
+      strategy: :restart_process
+    }
+  end
+
+  @doc "No node of a cluster can take the request; `nodes` are those there are, and how they are."
+  @spec no_node(term, %{optional(node) => atom}) :: t
+  def no_node(cluster, nodes) do
+    %__MODULE__{
+      type: :not_running,
+      message: "#{inspect(cluster)} has no node that could take this: #{inspect(nodes)}",
+      context: %{nodes: nodes, sent: false},
+      strategy: :retry
+    }
+  end
+
+  @doc "Each of the nodes of a cluster that are up has as much from here as it may have."
+  @spec nodes_full(term, [node]) :: t
+  def nodes_full(cluster, nodes) do
+    %__MODULE__{
+      type: :overloaded,
+      message: "no node of #{inspect(cluster)} has room (:max_in_flight): #{inspect(nodes)}",
+      context: %{nodes: nodes, sent: false},
+      strategy: :retry
+    }
+  end
+
+  @doc "What is asked for is a matter of one bridge."
+  @spec is_cluster(term) :: t
+  def is_cluster(cluster),
+    do: invalid("#{inspect(cluster)} is a cluster; ask one of its bridges for this", %{})
+
   @doc "What was asked for waits for something else to end."
   @spec busy(String.t()) :: t
   def busy(why), do: %__MODULE__{type: :overloaded, message: why, strategy: :retry}

@@ -29,7 +29,7 @@ defmodule ErlBridge.Inflight do
   @type request :: %{
           reply_to: reference,
           caller: pid,
-          monitor: reference,
+          monitor: reference | nil,
           bytes: non_neg_integer | nil,
           events?: boolean,
           callbacks: %{optional(atom | String.t()) => fun},
@@ -114,6 +114,13 @@ defmodule ErlBridge.Inflight do
       {nil, _tasks} -> {nil, inflight}
       {{_id, call_id}, tasks} -> {call_id, %{inflight | tasks: tasks}}
     end
+  end
+
+  @doc "Everything is over at once: gives all requests and all tasks that there were."
+  @spec drain(t) :: {[request | unawaited], [pid], t}
+  def drain(%__MODULE__{} = inflight) do
+    {Map.values(inflight.requests), Map.keys(inflight.tasks),
+     %{inflight | requests: %{}, tasks: %{}}}
   end
 
   @doc "All requests somebody waits for."

@@ -4,7 +4,7 @@ defmodule ErlBridge.Options do
   documentation.
 
       iex> ErlBridge.Options.validate!([timeot: 5], :call)
-      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :callbacks, :metadata, :trace, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
+      ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :node, :callbacks, :metadata, :trace, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
 
       iex> ErlBridge.Options.validate!([timeout: "5"], :call)
       ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
@@ -37,6 +37,7 @@ defmodule ErlBridge.Options do
           | :program_versions
           | :program_rollback
           | :dataset
+          | :cluster
 
   # How like two names must be for one to be offered for the other (1.0: the same).
   @alike 0.77
@@ -196,6 +197,10 @@ defmodule ErlBridge.Options do
       type: :any,
       doc:
         "any term: all requests with it meet the same worker, for as long as the pool keeps its size and that Python lives"
+    ],
+    node: [
+      type: :atom,
+      doc: "of a cluster: the node whose Python gets the request, and no other"
     ],
     callbacks: [
       type: :callbacks,
@@ -445,7 +450,7 @@ defmodule ErlBridge.Options do
              ]
            ] ++
              @progress ++
-             Keyword.take(@call, [:metadata, :trace]) ++
+             Keyword.take(@call, [:node, :metadata, :trace]) ++
              Keyword.drop(@recovered, [:fallback, :idempotent])
 
   @cache [
@@ -628,11 +633,69 @@ defmodule ErlBridge.Options do
                     ]
                   ]
 
+  @cluster [
+             name: [
+               type: :atom,
+               doc: "the name of the cluster, the same on all of its nodes; must be given"
+             ],
+             bridge: [
+               type: :name,
+               doc:
+                 "the name of this node's bridge, which all nodes use; without it this node only uses others"
+             ],
+             python_nodes: [
+               type: :atoms,
+               default: [],
+               doc: "the nodes that are Python: `[:\"py1@10.0.0.7\"]`"
+             ],
+             prefer_local: [
+               type: :non_neg_integer,
+               default: 4,
+               doc:
+                 "how many requests for each worker the own bridge may have more than another node before that is taken"
+             ],
+             load_interval: [
+               type: {:integer, 10..@day},
+               default: 1_000,
+               doc: "how often in milliseconds each other node is asked how much it has to do"
+             ],
+             silent_after: [
+               type: {:integer, 10..@day},
+               default: 2_000,
+               doc:
+                 "after how many milliseconds without an answer to that a node comes after all others"
+             ],
+             reconnect: [
+               type: {:bounds, 1..@day},
+               default: [min: 500, max: 30_000],
+               doc:
+                 "the pause before a Python node that is away is tried again, in milliseconds: `:min`, then twice that, up to `:max`"
+             ],
+             max_in_flight: [
+               type: :pos_integer,
+               default: 1_024,
+               doc: "how many requests from here each other node may have at once"
+             ],
+             shutdown_timeout: [
+               type: :pos_integer,
+               default: 5_000,
+               doc:
+                 "how many milliseconds requests of other nodes get to finish when this one leaves"
+             ],
+             max_frame: [
+               type: :pos_integer,
+               default: 64 * 1024 * 1024,
+               doc: "the largest request in bytes"
+             ]
+           ] ++
+             Keyword.take(@start, [:timeout, :max_bytes_in_flight, :retry_budget, :cache]) ++
+             @retries
+
   @schemas %{
     start: @start ++ @retries,
     call: @call ++ @recovered,
     async: @call,
-    cast: Keyword.take(@call, [:timeout, :session, :metadata, :trace]),
+    cast: Keyword.take(@call, [:timeout, :session, :node, :metadata, :trace]),
     stream: Keyword.delete(@call, :on_event),
     optimize: @optimize,
     train:
@@ -664,7 +727,8 @@ defmodule ErlBridge.Options do
     program_versions: @program_versions,
     program_get: @program_get,
     program_rollback: @program_rollback,
-    dataset: @dataset
+    dataset: @dataset,
+    cluster: @cluster
   }
 
   @doc """
@@ -764,6 +828,8 @@ defmodule ErlBridge.Options do
   defp valid?(:any, _value), do: true
   defp valid?(:string, value), do: is_binary(value)
   defp valid?(:strings, value), do: is_list(value) and Enum.all?(value, &is_binary/1)
+  defp valid?(:atom, value), do: is_atom(value)
+  defp valid?(:atoms, value), do: is_list(value) and Enum.all?(value, &is_atom/1)
   defp valid?(:boolean, value), do: is_boolean(value)
   defp valid?(:pos_integer, value), do: is_integer(value) and value > 0
   defp valid?(:non_neg_integer, value), do: is_integer(value) and value >= 0
@@ -822,6 +888,8 @@ defmodule ErlBridge.Options do
   defp expected(:any), do: "any term"
   defp expected(:string), do: "a string"
   defp expected(:strings), do: "a list of strings"
+  defp expected(:atom), do: "an atom"
+  defp expected(:atoms), do: "a list of atoms"
   defp expected(:boolean), do: "true or false"
   defp expected(:pos_integer), do: "a positive integer"
   defp expected(:non_neg_integer), do: "a whole number, 0 or more"

@@ -87,6 +87,21 @@ defmodule ErlBridge.Protocol do
     [pairs | rest]
   end
 
+  @doc """
+  The two parts that `body/2` was made of.
+
+      iex> encoded = ErlBridge.Protocol.encode(:ping, %{})
+      iex> ErlBridge.Protocol.split(ErlBridge.Protocol.body(encoded, %{timeout_ms: 5})) == {encoded, %{timeout_ms: 5}}
+      true
+  """
+  @spec split(body) :: {encoded, map}
+  def split([@metadata, metadata | encoded]),
+    do: {encoded, :erlang.binary_to_term(<<@version, metadata::binary>>)}
+
+  @doc "The request itself, for a server that is sent terms."
+  @spec term(id, body) :: map
+  def term(id, body), do: id |> frame(body) |> IO.iodata_to_binary() |> :erlang.binary_to_term()
+
   @doc "A request, all but its id: four pairs of a map."
   @spec body(encoded, map) :: body
   def body(encoded, metadata) do

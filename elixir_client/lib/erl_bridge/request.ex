@@ -10,7 +10,7 @@ defmodule ErlBridge.Request do
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Pool, Protocol, Route, TraceContext, Worker}
+  alias ErlBridge.{Deadline, Error, Protocol, Route, TraceContext, Worker}
   alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
@@ -45,20 +45,33 @@ defmodule ErlBridge.Request do
     options = trace(options)
     span = Span.start(bridge, request_type, options)
 
-    with {:error, error} <- begin(bridge, request_type, payload, options, span) do
-      Span.stop(span, {:error, error})
-      {:error, error}
+    with {:ok, route} <- Route.lookup(bridge),
+         {:ok, request} <- begin(route, Protocol.encode(request_type, payload), options, span) do
+      {:ok, request}
+    else
+      {:error, error} ->
+        Span.stop(span, {:error, error})
+        {:error, error}
     end
   end
 
-  defp begin(bridge, request_type, payload, options, span) do
-    with {:ok, request} <- new(bridge, request_type, payload, options),
+  defp begin(route, encoded, options, span) do
+    with {:ok, request} <- new(route, encoded, options),
          :ok <- take_name(request),
          request = %{request | span: Span.encoded(span, request.bytes)},
          {:error, error} <- send_off(request, &Route.reserve/5) do
       forget_name(request)
       {:error, error}
     end
+  end
+
+  @doc """
+  Sends off a request that was encoded elsewhere, of which nothing is told. What comes of it is for
+  `next_frame/1`.
+  """
+  @spec relay(GenServer.server(), Protocol.encoded(), map) :: {:ok, t} | {:error, Error.t()}
+  def relay(bridge, encoded, options) do
+    with {:ok, route} <- Route.lookup(bridge), do: begin(route, encoded, options, nil)
   end
 
   defp trace(options) do
@@ -71,9 +84,11 @@ defmodule ErlBridge.Request do
   @doc "Sends a request off whose reply nobody waits for."
   @spec cast(GenServer.server(), atom, map, map) :: :ok | {:error, Error.t()}
   def cast(bridge, request_type, payload, options) do
-    with {:ok, request} <- new(bridge, request_type, payload, trace(options)),
+    with {:ok, route} <- Route.lookup(bridge),
+         {:ok, request} <- new(route, Protocol.encode(request_type, payload), trace(options)),
          {:ok, {worker, _load}, _bytes} <- reserve(request, &Route.reserve/5) do
-      send(worker, {:cast, request.bytes, body(request)})
+      cast = %{bytes: request.bytes, deadline: request.deadline, wanted: session(options)}
+      send(worker, {:cast, cast, body(request)})
       :ok
     end
   end
@@ -136,22 +151,36 @@ defmodule ErlBridge.Request do
 
   @doc "Waits for what comes next: an event, or the reply, which is the end of the request."
   @spec next(t) :: {:event, map, t} | {:done, result}
-  def next(%__MODULE__{reply_to: reply_to} = request) do
+  def next(%__MODULE__{} = request) do
+    case next_frame(request) do
+      {:event, %{} = event, request} -> {:event, event, request}
+      {:event, frame, request} -> next_event(Protocol.decode(frame), request)
+      {:final, frame, request} -> done(request.span, result(Protocol.decode(frame)))
+      {:done, result, request} -> done(request.span, result)
+    end
+  end
+
+  defp next_event({:ok, {:event, _id, event}}, request), do: {:event, event, request}
+  defp next_event({:error, _unreadable}, request), do: next(request)
+
+  @doc """
+  As `next/1`, but gives what comes as it comes: `:event` and `:final` with a frame (`:event` from a
+  Python node with the event itself), and `:done` with a result that this side made.
+  """
+  @spec next_frame(t) ::
+          {:event, binary | map, t} | {:final, binary, t} | {:done, result, t}
+  def next_frame(%__MODULE__{reply_to: reply_to} = request) do
     receive do
       {^reply_to, :event, frame} ->
-        case Protocol.decode(frame) do
-          {:ok, {:event, _id, event}} -> {:event, event, request}
-          {:error, _unreadable} -> next(request)
-        end
+        {:event, frame, request}
 
       {^reply_to, :final, frame} ->
         forget(request)
-        span = Span.received(request.span, frame)
-        done(span, result(Protocol.decode(frame)))
+        {:final, frame, %{request | span: Span.received(request.span, frame)}}
 
       {^reply_to, :done, result} ->
         forget(request)
-        done(request.span, result)
+        {:done, result, request}
 
       {^reply_to, :not_taken} ->
         send_again(request)
@@ -161,11 +190,11 @@ defmodule ErlBridge.Request do
 
       {:DOWN, ^reply_to, :process, _worker, reason} ->
         forget(request)
-        done(request.span, {:error, down(reason, request)})
+        {:done, {:error, down(reason, request)}, request}
     after
       Deadline.remaining(Deadline.postpone(request.deadline, @grace_ms)) ->
         give_up(request)
-        done(request.span, {:error, Error.timed_out(request.timeout)})
+        {:done, {:error, Error.timed_out(request.timeout)}, request}
     end
   end
 
@@ -188,28 +217,25 @@ defmodule ErlBridge.Request do
 
   # Sending
 
-  defp new(bridge, request_type, payload, options) do
-    with {:ok, route} <- Route.lookup(bridge) do
-      timeout = Map.get(options, :timeout, route.timeout)
-      deadline = Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
-      encoded = Protocol.encode(request_type, payload)
-      # The time that is left when it is sent is less, and takes no more bytes.
-      longest = metadata(options, Deadline.remaining(deadline))
-      bytes = Protocol.frame_size(Protocol.body(encoded, longest))
+  defp new(route, encoded, options) do
+    timeout = Map.get(options, :timeout, route.timeout)
+    deadline = Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
+    # The time that is left when it is sent is less, and takes no more bytes.
+    longest = metadata(options, Deadline.remaining(deadline))
+    bytes = Protocol.frame_size(Protocol.body(encoded, longest))
 
-      request = %__MODULE__{
-        route: route,
-        encoded: encoded,
-        bytes: bytes,
-        options: options,
-        timeout: timeout,
-        deadline: deadline
-      }
+    request = %__MODULE__{
+      route: route,
+      encoded: encoded,
+      bytes: bytes,
+      options: options,
+      timeout: timeout,
+      deadline: deadline
+    }
 
-      if bytes > route.max_frame,
-        do: {:error, Error.too_large(bytes, route.max_frame)},
-        else: {:ok, request}
-    end
+    if bytes > route.max_frame,
+      do: {:error, Error.too_large(bytes, route.max_frame)},
+      else: {:ok, request}
   end
 
   defp send_off(request, reserve) do
@@ -221,22 +247,21 @@ defmodule ErlBridge.Request do
   # A worker that is gone has nothing left to cancel.
   defp send_again(%{encoded: nil} = request) do
     forget(request)
-    {:done, {:ok, %{cancelled: false}}}
+    {:done, {:ok, %{cancelled: false}}, request}
   end
 
-  # Through the pool, which learns of the end of a worker as we did.
   defp send_again(request) do
     Process.demonitor(request.reply_to, [:flush])
 
     request = %{request | options: Map.delete(request.options, :reserve)}
 
-    case send_off(request, &Pool.wait/5) do
+    case send_off(request, &Route.reserve_again/5) do
       {:ok, request} ->
-        next(request)
+        next_frame(request)
 
       {:error, error} ->
         forget_name(request)
-        done(request.span, {:error, error})
+        {:done, {:error, error}, request}
     end
   end
 
@@ -251,12 +276,20 @@ defmodule ErlBridge.Request do
   end
 
   defp reserve(%{route: route, options: options, bytes: bytes} = request, reserve) do
-    wanted = if Map.has_key?(options, :session), do: {:session, options.session}, else: :any
     on_wait = &note(request, {:waiting, &1})
 
-    with {:ok, worker} <- reserve.(route, wanted, bytes, request.deadline, on_wait),
+    with {:ok, worker} <-
+           reserve.(route, wanted(route, options), bytes, request.deadline, on_wait),
          do: {:ok, worker, bytes}
   end
+
+  defp wanted(%Route{cluster: %{}}, %{node: node} = options),
+    do: {:node, node, session(options)}
+
+  defp wanted(_route, options), do: session(options)
+
+  defp session(%{session: session}), do: {:session, session}
+  defp session(_options), do: :any
 
   defp body(request) do
     left = Deadline.remaining(request.deadline)
@@ -277,12 +310,19 @@ defmodule ErlBridge.Request do
         bytes: bytes,
         events?: Map.has_key?(request.options, :on_event),
         callbacks: Map.get(request.options, :callbacks, %{}),
-        deadline: request.deadline
+        deadline: request.deadline,
+        wanted: session(request.options)
       })
 
     send(worker, message.(sent))
     note(request, {worker, reply_to})
-    %{request | worker: worker, reply_to: reply_to, span: Span.sent(request.span, worker)}
+
+    %{
+      request
+      | worker: worker,
+        reply_to: reply_to,
+        span: Span.sent(request.span, worker, request.route)
+    }
   end
 
   # Names

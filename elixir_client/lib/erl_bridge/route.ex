@@ -5,8 +5,12 @@ defmodule ErlBridge.Route do
   A bridge's pool publishes its route in a registry that every caller reads itself, so that a
   request goes straight to its worker. The pool is asked only where no worker has room; then the
   caller waits in its queue.
+
+  A cluster has a route too. Its workers are those of the node's own bridge and, for each other node,
+  a process here that takes requests as a worker does; `ErlBridge.Cluster.Choice` chooses.
   """
 
+  alias ErlBridge.Cluster.Choice
   alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, Pool}
   alias ErlBridge.Recovery.{Budget, Policy}
 
@@ -25,7 +29,7 @@ defmodule ErlBridge.Route do
     :cache
   ]
   @enforce_keys @fields
-  defstruct @fields
+  defstruct @fields ++ [:cluster]
 
   @typedoc """
   A route: the bridge's name or pid, its pool, its workers by number (`nil` for one that is not
@@ -44,13 +48,16 @@ defmodule ErlBridge.Route do
           policy: Policy.t(),
           budget: Budget.t(),
           breaker: CircuitBreaker.handle() | nil,
-          cache: GenServer.server() | nil
+          cache: GenServer.server() | nil,
+          cluster: Choice.members() | nil
         }
 
   @type worker :: {pid, Load.t()}
 
-  @typedoc "Any worker, or the one that all requests of a session meet."
-  @type wanted :: :any | {:session, term}
+  @typedoc """
+  Any worker, or the one that all requests of a session meet; of a cluster also one of that node.
+  """
+  @type wanted :: :any | {:session, term} | {:node, node, :any | {:session, term}}
 
   @doc "The route of a running bridge."
   @spec lookup(GenServer.server()) :: {:ok, t} | {:error, Error.t()}
@@ -72,7 +79,7 @@ defmodule ErlBridge.Route do
   """
   @spec reserve(t, wanted, non_neg_integer, Deadline.t(), (reference -> any)) ::
           {:ok, worker} | {:error, Error.t()}
-  def reserve(%__MODULE__{} = route, wanted, bytes, deadline, on_wait) do
+  def reserve(%__MODULE__{cluster: nil} = route, wanted, bytes, deadline, on_wait) do
     with true <- :atomics.get(route.waiting, 1) == 0,
          {:ok, worker} <- take(route, wanted, bytes) do
       {:ok, worker}
@@ -80,6 +87,21 @@ defmodule ErlBridge.Route do
       _no_room -> Pool.wait(route, wanted, bytes, deadline, on_wait)
     end
   end
+
+  def reserve(%__MODULE__{} = route, wanted, bytes, deadline, on_wait),
+    do: Choice.reserve(route, wanted, bytes, deadline, on_wait, :directly)
+
+  @doc """
+  As `reserve/5`, for a request whose worker was gone: through the pool, which learns of that as the
+  caller did.
+  """
+  @spec reserve_again(t, wanted, non_neg_integer, Deadline.t(), (reference -> any)) ::
+          {:ok, worker} | {:error, Error.t()}
+  def reserve_again(%__MODULE__{cluster: nil} = route, wanted, bytes, deadline, on_wait),
+    do: Pool.wait(route, wanted, bytes, deadline, on_wait)
+
+  def reserve_again(%__MODULE__{} = route, wanted, bytes, deadline, on_wait),
+    do: Choice.reserve(route, wanted, bytes, deadline, on_wait, :through_its_queue)
 
   @doc "Takes room on a worker that has it now; `:full` where none has."
   @spec take(t, wanted, non_neg_integer) :: {:ok, worker} | :full
@@ -94,7 +116,33 @@ defmodule ErlBridge.Route do
 
   @doc "Any worker that is up, however loaded, for what must get through; `nil` where none is."
   @spec any_worker(t) :: worker | nil
-  def any_worker(%__MODULE__{workers: workers}), do: choose(workers, :any)
+  def any_worker(%__MODULE__{cluster: nil, workers: workers}), do: choose(workers, :any)
+  def any_worker(%__MODULE__{} = route), do: Choice.any_worker(route)
+
+  @doc "How many requests a bridge's workers have or are to get, and how many of the workers are up."
+  @spec load(t) :: {non_neg_integer, non_neg_integer}
+  def load(%__MODULE__{} = route) do
+    loads = for {_pid, load} <- Tuple.to_list(route.workers), do: Load.requests(load)
+    {Enum.sum(loads) + :atomics.get(route.waiting, 1), length(loads)}
+  end
+
+  @doc """
+  Has all requests with these options meet one node, where the route is that of a cluster: what is sent
+  as a dataset is where it was sent to.
+  """
+  @spec pin(t, map) :: {:ok, map} | {:error, Error.t()}
+  def pin(%__MODULE__{cluster: cluster}, options)
+      when cluster == nil or is_map_key(options, :node),
+      do: {:ok, options}
+
+  def pin(%__MODULE__{} = route, options) do
+    with {:ok, node} <- Choice.node(route), do: {:ok, Map.put(options, :node, node)}
+  end
+
+  @doc "The node of the Python behind a worker."
+  @spec node_of(t, pid) :: node
+  def node_of(%__MODULE__{cluster: nil}, worker), do: node(worker)
+  def node_of(%__MODULE__{cluster: cluster}, worker), do: Choice.node_of(cluster, worker)
 
   # The first of the least loaded: one caller after another meets the same worker, which is warm.
   defp choose({worker}, _wanted), do: worker

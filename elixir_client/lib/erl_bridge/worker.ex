@@ -12,7 +12,7 @@ defmodule ErlBridge.Worker do
   Messages it takes, beside those of its port (`ErlBridge.Request` and `ErlBridge.Pool` send them):
 
     * `{:request, request, body}` - send this
-    * `{:cast, bytes, body}` - send this, nobody waits for the reply
+    * `{:cast, request, body}` - send this, nobody waits for the reply
     * `{:cancel, request, reply_to}` - ask Python to cancel the request whose reply goes there
     * `{:abandon, reply_to}` - nobody waits for that request any more
     * `:tidy` - forget load that nobody will give back
@@ -84,7 +84,8 @@ defmodule ErlBridge.Worker do
         bytes: nil,
         events?: false,
         callbacks: %{},
-        deadline: :infinity
+        deadline: :infinity,
+        wanted: :any
       },
       other
     )
@@ -135,7 +136,8 @@ defmodule ErlBridge.Worker do
   def handle_info({port, {:data, frame}}, %{python: %{port: port}} = state),
     do: {:noreply, handle_frame(state, Protocol.peek(frame), frame)}
 
-  def handle_info({:cast, bytes, body}, state), do: {:noreply, send_own(state, body, bytes)}
+  def handle_info({:cast, request, body}, state),
+    do: {:noreply, send_own(state, body, request.bytes)}
 
   def handle_info({:cancel, request, reply_to}, state) do
     case Inflight.id_of(state.inflight, :reply_to, reply_to) do

@@ -45,6 +45,12 @@ def wait(payload, context):
         raise
 
 
+@app.handler("hold")
+def hold(payload, context):
+    """Wait in the process of that pid, and answer in any other."""
+    return wait(payload, context) if os.getpid() == payload["os_pid"] else os.getpid()
+
+
 @app.handler("stopped")
 def next_stopped(payload, context):
     return stopped.get(timeout=10)
@@ -123,6 +129,11 @@ def die_once(payload, context):
 @app.handler("log")
 def log(payload, context):
     logging.getLogger("shop").log(getattr(logging, payload["level"]), payload["text"])
+
+
+@app.handler("count_rows")
+def count_rows(payload, context):
+    return len(context.rows(payload["rows"]))
 
 
 @app.handler("rows", run="job")

@@ -10,7 +10,7 @@ defmodule ErlBridge.Dataset.Rows do
   is not sent yet, is sent when it is needed (`put/3`).
   """
 
-  alias ErlBridge.{Deadline, Error, Options}
+  alias ErlBridge.{Deadline, Error, Options, Route}
   alias ErlBridge.Dataset.{Batches, Transfer}
 
   @typedoc "Lists that are not sent yet, by their ids."
@@ -20,7 +20,20 @@ defmodule ErlBridge.Dataset.Rows do
   @places [:training_data, :validation_data, :data]
 
   # Of the options of a request, those that the sending of its rows takes.
-  @shared [:on_event, :metadata, :trace, :max_retries, :backoff, :max_retry_after]
+  @shared [:node, :on_event, :metadata, :trace, :max_retries, :backoff, :max_retry_after]
+
+  @doc """
+  The options of a request whose rows are to become a dataset, with the node that gets both; as they
+  are where there is no such choice.
+  """
+  @spec place(Route.t(), map, map) :: {:ok, map} | {:error, Error.t()}
+  def place(%Route{cluster: nil}, _payload, options), do: {:ok, options}
+
+  def place(route, payload, options) do
+    if Enum.all?(@places, &(kind(payload[&1], options.dataset_above) == :as_they_are)),
+      do: {:ok, options},
+      else: Route.pin(route, options)
+  end
 
   @doc """
   The payload with ids in the place of rows that are many or lazy, what is not sent yet, and the

@@ -406,7 +406,8 @@ defmodule ErlBridge.Dataset.Sender do
 
   defp request_options(job, timeout) do
     timeout = if timeout == :infinity, do: :infinity, else: max(timeout, 1)
-    %{timeout: timeout, session: job.transfer_id, metadata: job.metadata, trace: false}
+    options = %{timeout: timeout, session: job.transfer_id, metadata: job.metadata, trace: false}
+    Map.merge(options, Map.take(job, [:node]))
   end
 
   defp retry(%{job: job}, request_type, %{delay_ms: delay} = retry) do

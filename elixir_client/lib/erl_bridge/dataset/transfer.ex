@@ -23,12 +23,13 @@ defmodule ErlBridge.Dataset.Transfer do
   @spec put(GenServer.server(), Enumerable.t(), map) :: result
   def put(bridge, rows, options) do
     with {:ok, route} <- Route.lookup(bridge),
+         {:ok, options} <- Route.pin(route, options),
          {:ok, id} <- known_id(rows, options) do
       job = job(bridge, route, id, options)
 
       with {:ok, dataset} <- attempt(job, rows, options, job.policy.max_retries) do
         if is_list(rows), do: Known.add(rows)
-        {:ok, dataset}
+        {:ok, %{dataset | node: route.cluster && options.node}}
       end
     end
   end
@@ -52,7 +53,7 @@ defmodule ErlBridge.Dataset.Transfer do
     policy = %{Policy.merge(route.policy, options) | idempotent: true}
 
     options
-    |> Map.take([:window, :chunk_bytes, :keep_alive, :timeout])
+    |> Map.take([:window, :chunk_bytes, :keep_alive, :timeout, :node])
     |> Map.merge(%{
       bridge: bridge,
       route: route,

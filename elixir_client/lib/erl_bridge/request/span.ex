@@ -4,7 +4,7 @@ defmodule ErlBridge.Request.Span do
   nobody listens, and then it costs nothing.
   """
 
-  alias ErlBridge.{Error, Telemetry}
+  alias ErlBridge.{Error, Route, Telemetry}
 
   @enforce_keys [:metadata, :began]
   defstruct [:metadata, :began, :encoded, :sent, :received, bytes_out: 0, bytes_in: 0]
@@ -42,12 +42,14 @@ defmodule ErlBridge.Request.Span do
   def encoded(nil, _bytes), do: nil
   def encoded(span, bytes), do: %{span | encoded: now(), bytes_out: bytes}
 
-  @doc "This worker has it."
-  @spec sent(t, pid) :: t
-  def sent(nil, _worker), do: nil
+  @doc "This worker of the route has it."
+  @spec sent(t, pid, Route.t()) :: t
+  def sent(nil, _worker, _route), do: nil
 
-  def sent(span, worker),
-    do: %{span | sent: now(), metadata: Map.put(span.metadata, :worker, worker)}
+  def sent(span, worker, route) do
+    where = %{worker: worker, node: Route.node_of(route, worker)}
+    %{span | sent: now(), metadata: Map.merge(span.metadata, where)}
+  end
 
   @doc "Its reply has come."
   @spec received(t, binary) :: t

@@ -23,6 +23,9 @@ defmodule ErlBridge.Telemetry.Events do
         }
 
   @bridge {:bridge, "the bridge: its name or pid"}
+  @cluster {:bridge, "the name of the cluster"}
+  @node {:node, "the other node"}
+  @kind {:kind, "`:bridge`, or `:python` for a node that is Python itself"}
   @worker {:worker, "the pid of the worker"}
   @request_type {:request_type, "the request type, an atom"}
   @id {:id, "the id of the request for `ErlBridge.cancel/2`"}
@@ -60,7 +63,18 @@ defmodule ErlBridge.Telemetry.Events do
        {:decode_time, :native, "reading the reply's term"},
        {:bytes_out, :byte, "the frame of the request"},
        {:bytes_in, :byte, "the frame of the reply"}
-     ], [@bridge, @worker, @request_type, @id, @result, @error, @attempt, @traceparent]},
+     ],
+     [
+       @bridge,
+       @worker,
+       {:node, "the node of the Python"},
+       @request_type,
+       @id,
+       @result,
+       @error,
+       @attempt,
+       @traceparent
+     ]},
     {[:request, :exception], :error, "A function of the caller raised during a request.",
      [@duration, @monotonic_time], [@bridge, @request_type, @id, @traceparent] ++ @exception},
     {[:worker, :up], :info, "A Python has said hello.",
@@ -82,6 +96,10 @@ defmodule ErlBridge.Telemetry.Events do
      ]},
     {[:worker, :restart], :warning, "A worker is to be started anew.",
      [{:delay, :native, "until then"}], [@bridge, @attempt]},
+    {[:cluster, :node_up], :info, "Another node of a cluster has answered.", [@count],
+     [@cluster, @node, @kind]},
+    {[:cluster, :node_down], :warning, "Another node of a cluster went away.", [@count],
+     [@cluster, @node, @kind, {:reason, "why, as of `Process.monitor/1`"}]},
     {[:pool, :queue], :debug, "The queue of a pool has changed.", [@length], [@bridge]},
     {[:pool, :exhausted], :warning, "A request was refused: the queue is full.", [@length],
      [@bridge, @request_type]},

@@ -99,7 +99,8 @@ defmodule ErlBridge.Testing.Worker do
     {:noreply, run(state, request, body)}
   end
 
-  def handle_info({:cast, bytes, body}, state), do: {:noreply, run(state, %{bytes: bytes}, body)}
+  def handle_info({:cast, request, body}, state),
+    do: {:noreply, run(state, Map.take(request, [:bytes]), body)}
 
   def handle_info({:cancel, request, reply_to}, state) do
     id = Inflight.id_of(state.inflight, :reply_to, reply_to)

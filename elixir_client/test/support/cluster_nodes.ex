@@ -1,0 +1,317 @@
+defmodule ErlBridge.ClusterNodes do
+  @moduledoc """
+  Nodes for tests: an EPMD of their own, BEAMs that are told what to do over their standard input, and
+  nodes that are Python. The node of the tests itself is none.
+
+  What a test asks of a BEAM is a function of this module or of the library, for the test's own code is
+  not there.
+  """
+
+  import ExUnit.Callbacks
+
+  alias ErlBridge.{Cluster, Command, Live}
+
+  @cluster ErlBridge.ClusterNodes.Cluster
+  @bridge ErlBridge.ClusterNodes.Bridge
+  @cookie "cookie-of-the-tests"
+  @wait 30_000
+
+  # Ends the program when the port is closed, also where this BEAM is killed.
+  @script ~S|"$@" & program=$!; echo "pid $program"; cat >/dev/null; kill -9 $program 2>/dev/null|
+
+  @typedoc "A BEAM: how it is told what to do, its name, and its OS process."
+  @type beam :: %{control: pid, name: node, os_pid: pos_integer}
+
+  @doc "The name of the cluster on every node."
+  @spec cluster() :: module
+  def cluster, do: @cluster
+
+  @doc "Why no nodes can be started here; `nil` if they can."
+  @spec obstacle() :: String.t() | nil
+  def obstacle, do: if(is_nil(epmd()), do: "there is no epmd, so no node can be started")
+
+  ## Starting
+
+  @doc "Starts an EPMD on a port of its own, and gives that."
+  @spec start_epmd!() :: :inet.port_number()
+  def start_epmd! do
+    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, port} = :inet.port(socket)
+    :ok = :gen_tcp.close(socket)
+    run!([epmd(), "-port", to_string(port), "-address", "127.0.0.1"], [])
+    await(fn -> listening?(port) end)
+    port
+  end
+
+  @doc "Starts a BEAM with this library. It ends with the calling process."
+  @spec start_beam!(:inet.port_number()) :: beam
+  def start_beam!(epmd) do
+    {:ok, control, name} =
+      :peer.start_link(%{
+        name: String.to_charlist(unique("ex")),
+        host: ~c"127.0.0.1",
+        longnames: true,
+        connection: :standard_io,
+        wait_boot: @wait,
+        args:
+          [~c"-setcookie", String.to_charlist(@cookie), ~c"-start_epmd", ~c"false"] ++
+            Enum.flat_map(:code.get_path(), &[~c"-pa", &1]),
+        env: environment(epmd)
+      })
+
+    {:ok, _started} = tell(control, Application, :ensure_all_started, [:erl_bridge])
+    tell(control, :logger, :set_primary_config, [:level, :none])
+    os_pid = control |> tell(System, :pid, []) |> String.to_integer()
+    %{control: control, name: name, os_pid: os_pid}
+  end
+
+  @doc "Starts a node that is Python, and gives its OS process. It ends with the calling process."
+  @spec start_python!(:inet.port_number(), node) :: pos_integer
+  def start_python!(epmd, name) do
+    cookie =
+      Path.join(System.tmp_dir!(), "erl_bridge-cookie-#{System.unique_integer([:positive])}")
+
+    File.write!(cookie, @cookie)
+    File.chmod!(cookie, 0o400)
+    arguments = ["node", "--name", to_string(name), "--cookie-file", cookie]
+
+    port =
+      run!(
+        [Command.launcher() | arguments ++ ["--app", "bridge_app:app", "--no-dspy"]],
+        environment(epmd)
+      )
+
+    "pid " <> os_pid = line(port)
+    "ready node " <> _name_and_port = line(port)
+    File.rm!(cookie)
+    String.to_integer(os_pid)
+  end
+
+  @doc "A name that no other node has."
+  @spec python_name() :: node
+  def python_name, do: :"#{unique("py")}@127.0.0.1"
+
+  @doc """
+  Joins the cluster, with a bridge unless `bridge_options: nil`, and leaves the one that it was in. Waits for these nodes
+  to be there.
+  """
+  @spec join!(beam, [node], keyword) :: :ok
+  def join!(beam, others, options \\ []) do
+    :ok = on(beam, __MODULE__, :join, [options])
+    on(beam, __MODULE__, :await_up, [others])
+  end
+
+  @doc "Calls a function on a BEAM."
+  @spec on(beam, module, atom, [term]) :: term
+  def on(beam, module, function, arguments), do: tell(beam.control, module, function, arguments)
+
+  @doc "Begins to call a function on a BEAM, in a task here."
+  @spec begin(beam, module, atom, [term]) :: Task.t()
+  def begin(beam, module, function, arguments),
+    do: Task.async(fn -> on(beam, module, function, arguments) end)
+
+  @doc "Waits until it is so, for what other programs do and nobody tells."
+  @spec await((() -> boolean)) :: :ok
+  def await(condition), do: await(condition, System.monotonic_time(:millisecond) + @wait)
+
+  defp await(condition, until) do
+    cond do
+      condition.() -> :ok
+      System.monotonic_time(:millisecond) > until -> raise "it did not happen"
+      true -> await(condition, until)
+    end
+  end
+
+  defp tell(control, module, function, arguments),
+    do: :peer.call(control, module, function, arguments, @wait)
+
+  defp unique(name),
+    do: "#{name}#{6 |> :crypto.strong_rand_bytes() |> Base.encode16(case: :lower)}"
+
+  # Datasets are kept by host; here each node has a place of its own, as if it were a host.
+  defp environment(epmd) do
+    home = Path.join(System.fetch_env!("ERL_BRIDGE_HOME"), unique("node"))
+
+    [
+      {~c"ERL_EPMD_PORT", Integer.to_charlist(epmd)},
+      {~c"ERL_BRIDGE_HOME", String.to_charlist(home)}
+    ]
+  end
+
+  defp run!(command, environment) do
+    port =
+      Port.open({:spawn_executable, System.find_executable("sh")}, [
+        :binary,
+        :stderr_to_stdout,
+        {:line, 1_000},
+        args: ["-c", @script, "sh" | command],
+        env: environment,
+        cd: Live.options([])[:cd]
+      ])
+
+    on_exit(fn -> if Port.info(port), do: Port.close(port) end)
+    port
+  end
+
+  defp line(port) do
+    receive do
+      {^port, {:data, {:eol, line}}} -> line
+    after
+      @wait -> raise "the program says nothing"
+    end
+  end
+
+  defp listening?(port) do
+    case :gen_tcp.connect({127, 0, 0, 1}, port, []) do
+      {:ok, socket} -> :gen_tcp.close(socket) == :ok
+      {:error, _refused} -> false
+    end
+  end
+
+  defp epmd do
+    own = Path.wildcard(Path.join(:code.root_dir(), "erts-*/bin/epmd"))
+    List.first(own) || System.find_executable("epmd")
+  end
+
+  ## On a BEAM
+
+  @doc false
+  def join(options) do
+    {others, options} = Keyword.pop(options, :connect, [])
+    {bridge, options} = Keyword.pop(options, :bridge_options, Live.options([]))
+    for node <- others, do: true = Node.connect(node)
+
+    quit()
+
+    children =
+      if bridge,
+        do: [{ErlBridge, [name: @bridge] ++ bridge}, {Cluster, options(options, bridge: @bridge)}],
+        else: [{Cluster, options(options, [])}]
+
+    # Not linked: the process that is told to do this ends.
+    {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
+    Process.register(supervisor, __MODULE__)
+    Process.unlink(supervisor)
+    :ok
+  end
+
+  defp options(options, own),
+    do: Keyword.merge([name: @cluster, load_interval: 20, silent_after: 60_000] ++ own, options)
+
+  @doc false
+  def await_up(nodes), do: await(fn -> Enum.all?(nodes, &(phase(&1) == :up)) end)
+
+  @doc false
+  def await_phase(node, phase), do: await(fn -> phase(node) == phase end)
+
+  defp phase(node) do
+    {:ok, nodes} = Cluster.nodes(@cluster)
+    Enum.find_value(nodes, :unknown, &(&1.node == node && &1.phase))
+  end
+
+  @doc false
+  def await_load(node, load) do
+    await(fn ->
+      {:ok, nodes} = Cluster.nodes(@cluster)
+      Enum.any?(nodes, &(&1.node == node and &1.load == load))
+    end)
+  end
+
+  @doc false
+  # The Pythons that answer for these sessions.
+  def os_pids(sessions) do
+    for session <- sessions do
+      {:ok, %{os_pid: os_pid}} = ErlBridge.call(@cluster, :health_check, %{}, session: session)
+      os_pid
+    end
+  end
+
+  @doc false
+  def os_pid(options) do
+    {:ok, %{os_pid: os_pid}} = ErlBridge.call(@cluster, :health_check, %{}, options)
+    os_pid
+  end
+
+  @doc false
+  # A request with its events and all that came besides.
+  def with_events(request_type, payload, options) do
+    me = self()
+    options = [on_event: &send(me, {:event, &1})] ++ options
+    result = ErlBridge.call(@cluster, request_type, payload, options)
+    {:messages, messages} = Process.info(self(), :messages)
+    {result, for({:event, event} <- messages, do: event), length(messages)}
+  end
+
+  @doc false
+  # Begins a request that does not end by itself, in a process that `end_waiting/1` ends; its result is
+  # there when it has one.
+  def wait(name, options, request_type \\ :wait, payload \\ %{}) do
+    me = self()
+
+    {:ok, _pid} =
+      Task.start(fn ->
+        Process.register(self(), name)
+        on_event = fn _event -> send(me, {:waiting, name}) end
+        usual = [on_event: on_event, metadata: %{"label" => to_string(name)}, id: name]
+        result = ErlBridge.call(@cluster, request_type, payload, Keyword.merge(usual, options))
+
+        receive do
+          {:result, from} -> send(from, {:result, name, result})
+        end
+      end)
+
+    receive do
+      {:waiting, ^name} -> :ok
+    end
+  end
+
+  @doc false
+  def result_of(name) do
+    send(name, {:result, self()})
+
+    receive do
+      {:result, ^name, result} -> result
+    end
+  end
+
+  @doc false
+  def kill(name) do
+    pid = Process.whereis(name)
+    monitor = Process.monitor(pid)
+    Process.exit(pid, :kill)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, :killed} -> :ok
+    end
+  end
+
+  @doc false
+  def leave, do: Supervisor.terminate_child(__MODULE__, @cluster)
+
+  @doc false
+  def quit do
+    with supervisor when is_pid(supervisor) <- Process.whereis(__MODULE__),
+         do: Supervisor.stop(supervisor)
+  end
+
+  @doc false
+  def stop_bridge, do: Supervisor.terminate_child(__MODULE__, @bridge)
+
+  @doc false
+  def twice(n), do: {node(), n * 2}
+
+  @doc false
+  def words(text), do: text |> String.split() |> Stream.map(&String.upcase/1)
+
+  @doc false
+  # The metadata of the requests that this makes.
+  def told(request_type, payload, options) do
+    me = self()
+    forward = fn _event, _measurements, metadata, _config -> send(me, {:told, metadata}) end
+    :ok = ErlBridge.Telemetry.attach(self(), [:erl_bridge, :request, :stop], forward, nil)
+    result = ErlBridge.call(@cluster, request_type, payload, options)
+    :ok = ErlBridge.Telemetry.detach(self())
+    {:messages, messages} = Process.info(self(), :messages)
+    {result, for({:told, metadata} <- messages, do: metadata)}
+  end
+end
