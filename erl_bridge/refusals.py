@@ -39,7 +39,7 @@ def unknown_name(path: str, names: Collection[str], got: object, or_else: str = 
     from difflib import get_close_matches
 
     plain = {name.replace("_", ""): name for name in names}
-    near = get_close_matches(str(got).replace("_", "").lower(), plain, n=1)
+    near = get_close_matches(str(got).replace("_", "").lower(), plain, n=1, cutoff=0.65)
     hint = f" (did you mean {plain[near[0]]}?)" if near else ""
     return _refused(path, f"one of {', '.join(names)}{or_else}", got, hint)
 

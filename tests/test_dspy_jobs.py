@@ -458,7 +458,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (optimize, {"config": {"max_demos": "4"}}, 'payload.config.max_demos: expected int, got "4"'),
     (optimize, {"config": {"max_demos": -1}}, "payload.config.max_demos: expected int >= 0, got -1"),
     (optimize, {"config": {"metric": A("exact")}},
-     f"payload.config.metric: {ANY_METRIC}, got :exact"),
+     f"payload.config.metric: {ANY_METRIC} (did you mean exact_match?), got :exact"),
     (evaluate, {"config": {"metric": {"callback": 5}}},
      "payload.config.metric.callback: expected the name of a function, an atom or a string, got 5"),
     (evaluate, {"config": {"num_threads": 0}}, "payload.config.num_threads: expected int >= 1, got 0"),
