@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import secrets
 import socket
 import ssl
@@ -16,6 +17,7 @@ import pytest
 from certificates import Certificates
 from node_support import COOKIE, ELIXIR, EPMD, Beam, Epmd, Node, can_connect, free_port, unique, wait_until
 from support import DEADLINE, a
+from test_node_frames import CAPTURED
 
 from erl_bridge import Atom, Pid, Reference, etf
 from erl_bridge.framing import FrameReader
@@ -297,6 +299,27 @@ def test_a_frame_that_breaks_the_protocol_costs_one_connection_and_nothing_else(
     good.close()
 
 
+def test_frames_of_beams_with_faults_in_them_cost_their_connection_at_most(start: Start) -> None:
+    """Each fault on a connection of its own, which ends or goes on; nothing else does."""
+    node, name, port = listening(start, "--max-frame", "1000000")
+    good, pick = Peer(port, name), random.Random(7)
+    frames = [frame for (_, kind, _), known in CAPTURED.items() if kind == "fragments" for frame in known]
+    for number, frame in enumerate(pick.sample(frames, 60)):
+        own = frame.replace(b"ex@127.0.0.1", good.name.encode()[:12]).replace(b"py1@127.0.0.1", name.encode()[:13])
+        at, noise = pick.randrange(len(own)), pick.randbytes(pick.randrange(1, 4))
+        bad = Peer(port, name)
+        bad.send_frame(own[:at] + noise + own[at + pick.randrange(4) :])
+        with contextlib.suppress(OSError):
+            bad.socket.sendall(bytes(4))
+            while (data := bad.socket.recv(65536)) and data != bytes(4):  # the end, or an answer to the tick
+                pass
+        bad.close()
+        if number % 10 == 9:
+            assert good.ping() == (a("ok"), {"n": 1})
+    assert "Traceback" not in node.stderr
+    good.close()
+
+
 def test_a_request_that_cannot_be_read_is_answered_and_the_connection_stays(start: Start) -> None:
     _, name, port = listening(start, "--max-frame", "200000")
     peer = Peer(port, name)
@@ -394,6 +417,98 @@ def answers(port: int, name: str) -> bool:
     return bool(result == (a("ok"), {"n": 1}))
 
 
+def test_a_node_of_before_otp_23_gets_acquainted_in_the_old_way(start: Start) -> None:
+    _, name, port = listening(start)
+
+    class Old(Peer):
+        def _shake(self, machine: Initiator) -> None:
+            flags = capabilities.OURS & ~capabilities.DIGEST
+            first = struct.pack(">cHI", b"n", 5, flags & 0xFFFFFFFF) + self.name.encode()
+            self.socket.sendall(len(first).to_bytes(2, "big") + first)
+            machine.begin()
+            reply, data = b"", b""
+            while not reply:  # the status and the challenge
+                data = self.socket.recv(4096)
+                reply = machine.receive(data)
+            complement = struct.pack(">HcII", 9, b"c", flags >> 32, 7)
+            self.socket.sendall(complement + reply)
+            while machine.peer is None:
+                machine.receive(self.socket.recv(4096))
+
+    peer = Old(port, name)
+    assert peer.ping() == (a("ok"), {"n": 1})
+    peer.close()
+
+
+# -- two nodes that connect to each other at the same time -------------------------------------------------------------
+
+
+class Registered:
+    """A node in this process that EPMD knows, by a name that sorts before or after that of the node under test."""
+
+    def __init__(self, epmd: Epmd, alive: str) -> None:
+        self.listener = Listener()
+        self.listener.name = unique(alive)
+        self.epmd = socket.create_connection(("127.0.0.1", epmd.port), DEADLINE)
+        self.epmd.sendall(epmd_wire.register(self.listener.name.partition("@")[0], self.listener.port))
+        assert epmd_wire.registered(self.epmd.recv(64))
+
+    def close(self) -> None:
+        self.listener.socket.close()
+        self.epmd.close()
+
+
+def ask_to_call(peer: Peer, target: str) -> None:
+    """Have the node connect to another, by a request that calls it."""
+    request = {"to": ("erl_bridge", target), "message": 1, "timeout_ms": 20_000}
+    asked = {a("message_id"): 1, a("request_type"): a("node_call_thread"), a("payload"): request}
+    peer.send((6, peer.pid, a(""), a("erl_bridge")), asked)
+
+
+@needs_epmd
+@pytest.mark.parametrize(("alive", "status"), [("aa", b"\0\4snok"), ("zz", b"\0\x10sok_simultaneous")])
+def test_of_two_attempts_at_once_that_of_the_node_with_the_greater_name_stays(
+    epmd: Epmd, start: Start, alive: str, status: bytes
+) -> None:
+    name, port = start("--name", unique("py"), epmd_port=epmd.port).ready()
+    peer, other = Peer(port, name), Registered(epmd, alive)
+    ask_to_call(peer, other.listener.name)
+    theirs, _ = other.listener.socket.accept()  # the attempt of the node
+    theirs.settimeout(DEADLINE)
+    size = int.from_bytes(theirs.recv(2), "big")
+    first = struct.pack(">H", size) + theirs.recv(size)
+    own = Own(other.listener.name, 3, COOKIE.encode())
+    ours = socket.create_connection(("127.0.0.1", port), DEADLINE)  # the attempt of the other
+    machine = Initiator(own, name, 1)
+    ours.sendall(machine.begin())
+    answer = ours.recv(len(status))
+    assert answer == status
+    if alive == "aa":
+        ours.close()
+        acceptor = Acceptor(own, 1, lambda name: "ok")
+        theirs.sendall(acceptor.receive(first))
+        while acceptor.peer is None:
+            theirs.sendall(acceptor.receive(theirs.recv(4096)))
+        stays, goes = theirs, None
+    else:
+        ours.sendall(machine.receive(answer))
+        while machine.peer is None:
+            ours.sendall(machine.receive(ours.recv(4096)))
+        theirs.sendall(b"\0\4snok")
+        stays, goes = ours, theirs
+    frames = FrameReader()
+    received: list[Any] = []
+    while len(received) < 2:  # the call that waited: a monitor and a message
+        received += frames.feed(stays.recv(4096))
+    assert received[1].endswith(b"a\1")
+    if goes is not None:
+        assert goes.recv(1) == b""
+    for sock in (stays, theirs, ours):
+        sock.close()
+    other.close()
+    peer.close()
+
+
 # -- ticks -----------------------------------------------------------------------------------------------------------
 
 
@@ -422,14 +537,14 @@ def test_every_tick_is_answered(start: Start) -> None:
 
 
 def test_the_memory_of_a_large_message_is_given_back(start: Start) -> None:
-    _, name, port = listening(start, "--tick-time", "0.4", "--max-frame", "200000000")
+    _, name, port = listening(start, "--tick-time", "4", "--max-frame", "100000000")
     peer = Peer(port, name)
 
     def memory() -> Any:
         return peer.call({a("request_type"): a("health_check")})[1][a("memory_bytes")]
 
     before = memory()
-    answer = peer.call({a("request_type"): "nothing", a("payload"): {"data": b"\xff" * 100_000_000}})
+    answer = peer.call({a("request_type"): "nothing", a("payload"): {"data": b"\xff" * 40_000_000}})
     assert answer[1][a("error_type")] is a("unknown_request")
     wait_until(lambda: memory() < before + 16_000_000)
     peer.close()

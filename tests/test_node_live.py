@@ -216,6 +216,34 @@ def test_a_monitor_and_a_link_that_are_undone_are_silent(beam: Beam) -> None:
     assert beam.eval("call.(:ping, %{a: 1}); receive do message -> message after 0 -> :nothing end") == ":nothing"
 
 
+def test_signals_of_a_process_that_is_traced_are_understood(beam: Beam) -> None:
+    beam.eval("pid = :erpc.call(py, :erlang, :whereis, [:erl_bridge])")
+    beam.eval("""traced = Task.async(fn ->
+      :seq_trace.set_token(:send, true)
+      send(bridge, %{message_id: 1, request_type: :ping})
+      send(pid, %{message_id: 2, request_type: :ping})
+      replies = for id <- [1, 2], do: receive(do: ({:erl_bridge, ^id, reply} -> reply))
+      {replies, call.(:ping, %{a: 1}), :erpc.call(py, :erlang, :node, [])}
+    end)""")
+    assert beam.eval("Task.await(traced, 30_000) == {[ok: %{}, ok: %{}], {:ok, %{a: 1}}, py}") == "true"
+    beam.eval("""spawn_monitor(fn ->
+      :seq_trace.set_token(:send, true)
+      Process.link(pid)
+      begin.(1, :wait_for_release, %{})
+      exit(:why)
+    end)""")
+    assert beam.eval("receive(do: ({:DOWN, _, :process, _, reason} -> reason))") == ":why"
+    assert beam.eval("idle.(idle)") == "0"
+    assert beam.eval(":erpc.call(py, :erlang, :is_process_alive, [pid])") == "true"
+
+
+def test_a_process_of_the_node_is_no_group_leader_and_bears_to_be_asked(beam: Beam) -> None:
+    beam.eval("pid = :erpc.call(py, :erlang, :whereis, [:erl_bridge])")
+    assert beam.eval("spawn(fn -> Process.group_leader(pid, self()) end); call.(:ping, %{a: 1})") == "{:ok, %{a: 1}}"
+    beam.eval(":erlang.group_leader(self(), pid)")
+    assert beam.eval("call.(:ping, %{a: 1})") == "{:ok, %{a: 1}}"
+
+
 def test_what_a_killed_process_had_begun_is_cancelled(beam: Beam) -> None:
     beam.eval("ref = begin.(1, :wait_for_release, %{}); next.()")
     beam.eval("Process.exit(:erpc.call(py, :erlang, :whereis, [:erl_bridge]), :kill)")

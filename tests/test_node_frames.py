@@ -1,0 +1,145 @@
+"""Every signal that BEAMs send, in the bytes of OTP 25, 27 and 29, which tests/capture_node_frames.py has taken."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from capture_node_frames import ALIAS, DEEDS, FILE, FLAGS, LARGE, MONITOR, NAME, PID
+from support import a
+
+from erl_bridge import Pid, Reference
+from erl_bridge.wire import capabilities, dist, gen
+
+PEER, HELLO, WHY, BRIDGE = a("ex@127.0.0.1"), a("hello"), a("why"), a("erl_bridge")
+WHO, REF, ANY = "a pid of the BEAM", "a reference of the BEAM", "anything"
+LARGE_TEXT = "x" * 70_000
+# What is read of the frames of each deed: the kind of each signal, its arguments and what it sends.
+READ: dict[str, list[tuple[Any, ...]]] = {
+    "send to a name": [("send", WHO, BRIDGE, HELLO)],
+    "send to a pid": [("send", WHO, PID, HELLO)],
+    "send to an alias": [("send", WHO, ALIAS, HELLO)],
+    "cast": [("send", WHO, BRIDGE, (gen.CAST, HELLO))],
+    "call": [("monitor", WHO, BRIDGE, REF), ("send", WHO, BRIDGE, ANY), ("demonitor", WHO, BRIDGE, REF)],
+    "ping": [("monitor", WHO, a("net_kernel"), REF), ("send", WHO, a("net_kernel"), ANY)],
+    "old rpc": [("send", WHO, a("rex"), (WHO, (a("call"), a("erlang"), a("node"), [], a("user"))))],
+    "monitor and demonitor a name": [("monitor", WHO, BRIDGE, REF), ("demonitor", WHO, BRIDGE, REF)],
+    "monitor and demonitor a pid": [("monitor", WHO, PID, REF), ("demonitor", WHO, PID, REF)],
+    "link and unlink": [("link", WHO, PID), ("unlink", ANY, WHO, PID)],
+    "link and die": [("link", WHO, PID), ("exit", WHO, PID, WHY)],
+    "exit": [("exit2", WHO, PID, WHY)],
+    "group leader": [("group_leader", WHO, PID)],
+    "erpc": [("spawn", REF, WHO, (a("erpc"), a("execute_call"), 4), [a("monitor")], ANY)],
+    "spawn": [("spawn", REF, WHO, (a("erlang"), a("node"), 0), [a("link")], [])],
+    "die monitored": [("down", WHO, PID, MONITOR, WHY)],
+    "be unlinked": [("unlink_ack", 9, WHO, PID)],
+    "traced send to a name": [("send", WHO, BRIDGE, HELLO)],
+    "traced send to a pid": [("send", WHO, PID, HELLO)],
+    "traced send to an alias": [("send", WHO, ALIAS, HELLO)],
+    "traced link and die": [("link", WHO, PID), ("exit", WHO, PID, WHY)],
+    "traced spawn": [("spawn", REF, WHO, (a("erlang"), a("node"), 0), ANY, [])],
+    "send in fragments": [("send", WHO, PID, LARGE_TEXT)],
+    "send in fragments to a name": [("send", WHO, BRIDGE, LARGE_TEXT)],
+    "die in fragments": [("link", WHO, PID), ("exit", WHO, PID, LARGE_TEXT)],
+}
+# Without SEND_SENDER it is not told who sends to a pid; without UNLINK_ID there is nothing to acknowledge.
+READ_OF_OLD = {
+    **{f"{traced}send to a pid": [("anonymous", PID, HELLO)] for traced in ("", "traced ")},
+    "link and unlink": [("link", WHO, PID), ("old_unlink", WHO, PID)],
+}
+
+
+def captured() -> dict[tuple[str, str, str], list[bytes]]:
+    found: dict[tuple[str, str, str], list[bytes]] = {}
+    for line in FILE.read_text().splitlines():
+        otp, variant, deed, digits = line.split("\t")
+        whole = re.sub(r" (..)\*(\d+) ", lambda run: run[1] * int(run[2]), digits)
+        found.setdefault((otp, variant, deed), []).append(bytes.fromhex(whole))
+    return found
+
+
+CAPTURED = captured()
+
+
+def plain(value: Any) -> Any:
+    """The value with words in place of what is the BEAM's own."""
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    if isinstance(value, (Pid, Reference)) and value.node is PEER:
+        return WHO if type(value) is Pid else REF
+    return value
+
+
+def matches(read: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    return len(read) == len(expected) and all(
+        wanted in (ANY, value) for value, wanted in zip(read, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("otp", ["25", "27", "29"])
+@pytest.mark.parametrize("variant", FLAGS)
+def test_all_that_a_beam_sends_is_read(otp: str, variant: str) -> None:
+    deeds = [deed for version, kind, deed in CAPTURED if (version, kind) == (otp, variant)]
+    missing = {*DEEDS, *(LARGE if variant == "fragments" else ())} - {*deeds}
+    assert missing == ({"be unlinked"} if (otp, variant) == ("25", "old") else set())
+    for deed in deeds:
+        receiver = dist.Receiver(PEER, FLAGS[variant], 1 << 20)
+        signals = [signal for frame in CAPTURED[otp, variant, deed] if (signal := receiver.receive(frame))]
+        read = [
+            (signal.kind, *plain(signal.args), *([plain(signal.payload())] if signal.start < len(signal.data) else []))
+            for signal in signals
+        ]
+        expected = READ[deed]
+        if variant == "old":
+            expected = READ_OF_OLD.get(deed, expected) if otp == "25" or "unlink" not in deed else expected
+        assert len(read) == len(expected), deed
+        for one, other in zip(read, expected, strict=True):
+            assert matches(one, other), (deed, one, other)
+
+
+def test_all_operations_are_among_them_but_exit2_with_a_token_and_the_answer_to_a_spawn() -> None:
+    ops = set()
+    for (_, variant, _), frames in CAPTURED.items():
+        for frame in frames:
+            start = {b"p\x83": 2, b"\x83D": 3, b"\x83E": 19}.get(frame[:2])
+            if start is not None:
+                assert (frame[start], frame[start + 2]) == (ord("h"), ord("a")), variant
+                ops.add(frame[start + 3])
+    assert set(dist.OPS) - ops == {18, 27, 31}
+    assert ops - set(dist.OPS) == {37}
+
+
+@pytest.mark.parametrize("otp", ["25", "27", "29"])
+def test_the_call_of_a_beam_is_known_by_its_bytes(otp: str) -> None:
+    shortcuts = dist.Shortcuts(PEER, BRIDGE)
+    monitor, send, demonitor = CAPTURED[otp, "fragments", "call"]
+    assert [shortcuts.op(frame) for frame in (monitor, send, demonitor)] == [dist.MONITOR, dist.SEND, dist.DEMONITOR]
+    signal = dist.Signal("send", (), send, shortcuts.message_at, False)
+    kind, pid, tag, asked = gen.parse(signal.payload())
+    assert (kind, pid, asked) == ("call", signal.sender, HELLO)
+    assert gen.alias_in(tag) == shortcuts.terms(monitor[dist.TAIL :])[2]
+    assert monitor[dist.TAIL :] == demonitor[dist.TAIL :]
+
+
+@pytest.mark.parametrize("key", CAPTURED, ids=" ".join)
+def test_a_frame_of_a_beam_that_is_cut_or_too_long_costs_the_connection(key: tuple[str, str, str]) -> None:
+    variant = FLAGS[key[1]]
+    for frame in CAPTURED[key]:
+        if frame[1] == ord("F"):
+            continue  # it is nothing without the one before
+        whole = dist.Receiver(PEER, variant, 1 << 20).receive(frame)
+        has_payload = whole is None or whole.start < len(whole.data)
+        end = whole.start if whole is not None else 60
+        for size in range(end if has_payload else len(frame)):
+            with pytest.raises(dist.DistError):
+                dist.Receiver(PEER, variant, 1 << 20).receive(frame[:size])
+        if not has_payload:
+            with pytest.raises(dist.DistError):
+                dist.Receiver(PEER, variant, 1 << 20).receive(frame + b"\x6a")
+
+
+def test_the_names_are_those_of_the_capture() -> None:
+    assert a(NAME) is PID.node
+    assert set(READ) == {*DEEDS, *LARGE}
+    assert capabilities.FRAGMENTS & FLAGS["fragments"]
