@@ -212,7 +212,7 @@ defmodule ErlBridge.ChaosTest do
 
       # More than the pipe holds, for a worker that has nothing to do with the queue.
       body = ErlBridge.Protocol.body(ErlBridge.Protocol.encode(:echo, %{x: large()}), %{})
-      for _n <- 1..8, do: send(stuck, {:cast, nil, body})
+      for _n <- 1..8, do: send(stuck, {:cast, %{bytes: nil}, body})
       await(fn -> Process.info(stuck, :status) == {:status, :suspended} end)
 
       assert :ok = ErlBridge.resize(bridge, 1)
