@@ -385,14 +385,14 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge),
          # What a fallback gives is no optimization: the cache must not keep it.
          once = Map.delete(options, :fallback),
-         {:error, error} <- optimize_once(route, bridge, request_type, payload, once) do
+         work = &optimize_once(route, bridge, request_type, payload, &1),
+         {:error, error} <- Rows.place(route, payload, once, work) do
       Recovery.fall_back(error, recovery(route, bridge, request_type, payload, options))
     end
   end
 
   defp optimize_once(route, bridge, request_type, payload, options) do
-    with {:ok, options} <- Rows.place(route, payload, options),
-         {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options) do
+    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options) do
       cached(route, {request_type, payload}, options, fn timeout ->
         options = %{options | timeout: timeout}
         optimize_now(route, bridge, request_type, payload, unsent, options)
@@ -468,14 +468,14 @@ defmodule ErlBridge do
 
     with {:ok, route} <- Route.lookup(bridge),
          once = Map.delete(options, :fallback),
-         {:error, error} <- evaluate_once(route, bridge, payload, once) do
+         work = &evaluate_once(route, bridge, payload, &1),
+         {:error, error} <- Rows.place(route, payload, once, work) do
       Recovery.fall_back(error, recovery(route, bridge, :evaluate_pipeline, payload, options))
     end
   end
 
   defp evaluate_once(route, bridge, payload, options) do
-    with {:ok, options} <- Rows.place(route, payload, options),
-         {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
+    with {:ok, payload, unsent, options} <- Rows.name(bridge, payload, options),
          {:ok, options} <- Rows.put(bridge, unsent, options),
          {:ok, result} <- recovered(route, bridge, :evaluate_pipeline, payload, options) do
       with %{usage: %{} = spent} <- result,

@@ -3,7 +3,7 @@ defmodule ErlBridge.ClusterOfOneTest do
   use ExUnit.Case, async: true
 
   alias ErlBridge.Cluster.{Choice, Gauge}
-  alias ErlBridge.{Cluster, Dataset, Error, Load, Route, Testing}
+  alias ErlBridge.{Cluster, Dataset, Error, Load, Options, Route, Testing}
 
   doctest ErlBridge.Cluster
   doctest ErlBridge.Cluster.Gauge
@@ -20,6 +20,23 @@ defmodule ErlBridge.ClusterOfOneTest do
       assert_raise ArgumentError, ~r/expected :python_nodes to be a list of atoms/, fn ->
         Cluster.start_link(name: __MODULE__, python_nodes: ["py1@127.0.0.1"])
       end
+    end
+  end
+
+  test "what the guide shows can be pasted" do
+    guide = File.read!(Path.expand("../../guides/cluster.md", __DIR__))
+    [children | calls] = for [_all, code] <- Regex.scan(~r/```elixir\n(.*?)```/s, guide), do: code
+    {[{ErlBridge, bridge}, {Cluster, cluster}], _bindings} = Code.eval_string(children)
+    assert %{pool_size: 2} = Options.validate!(bridge, :start)
+
+    assert %{name: MyApp.Cluster, python_nodes: [_one, _two]} =
+             Options.validate!(cluster, :cluster)
+
+    for code <- calls, do: Code.string_to_quoted!(code)
+
+    for [_all, name] <- Regex.scan(~r/`([a-z_]+):`/, guide) do
+      known = Options.names(:cluster) ++ Options.names(:call)
+      assert String.to_existing_atom(name) in known, "there is no option #{name}"
     end
   end
 

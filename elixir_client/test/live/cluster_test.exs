@@ -237,6 +237,20 @@ defmodule ErlBridge.ClusterTest do
       assert kinds(e) == %{py1 => {:python, :up, 1}}
     end
 
+    test "that is killed takes no rows with it: they are sent to another one", context do
+      %{d: d, e: e} = context
+      doomed = ClusterNodes.start_beam!(context.epmd)
+      for beam <- [d, doomed], do: ClusterNodes.join!(beam, [], bridge_options: :held)
+      both = [doomed.name, d.name]
+      ClusterNodes.join!(e, both, bridge_options: nil, connect: both)
+      on(e, ClusterNodes, :wait, [:busy, [node: d.name]])
+      on(e, ClusterNodes, :evaluate, [:moved, 50])
+      assert {doomed.name, 50} == on(e, ClusterNodes, :held, [:moved, nil])
+      kill(doomed)
+      assert {d.name, 50} == on(e, ClusterNodes, :held, [:moved, doomed.name])
+      for name <- [:busy, :moved], do: on(e, ClusterNodes, :kill, [name])
+    end
+
     test "that is killed has what it asked for cancelled", %{d: d, py1: py1} = context do
       doomed = ClusterNodes.start_beam!(context.epmd)
       pair!(d, Map.put(context, :e, doomed))

@@ -9,7 +9,7 @@ defmodule ErlBridge.ClusterNodes do
 
   import ExUnit.Callbacks
 
-  alias ErlBridge.{Cluster, Command, Live}
+  alias ErlBridge.{Cluster, Command, Live, Testing}
 
   @cluster ErlBridge.ClusterNodes.Cluster
   @bridge ErlBridge.ClusterNodes.Bridge
@@ -185,7 +185,7 @@ defmodule ErlBridge.ClusterNodes do
 
     children =
       if bridge,
-        do: [{ErlBridge, [name: @bridge] ++ bridge}, {Cluster, options(options, bridge: @bridge)}],
+        do: [bridge(bridge), {Cluster, options(options, bridge: @bridge)}],
         else: [{Cluster, options(options, [])}]
 
     # Not linked: the process that is told to do this ends.
@@ -193,6 +193,25 @@ defmodule ErlBridge.ClusterNodes do
     Process.register(supervisor, __MODULE__)
     Process.unlink(supervisor)
     :ok
+  end
+
+  # Without Python, a function of this module answers.
+  defp bridge(:held), do: %{id: @bridge, start: {__MODULE__, :start_held, []}}
+  defp bridge(options), do: {ErlBridge, [name: @bridge] ++ options}
+
+  @doc false
+  def start_held do
+    with {:ok, bridge} <- Testing.start_bridge(&__MODULE__.hold/3) do
+      Process.register(bridge, @bridge)
+      {:ok, bridge}
+    end
+  end
+
+  @doc false
+  # Says how many rows there are and where, and never answers.
+  def hold(_request_type, payload, context) do
+    context.event.(%{kind: :log, held: {node(), length(payload[:data] || [])}})
+    :later
   end
 
   defp options(options, own),
@@ -263,6 +282,33 @@ defmodule ErlBridge.ClusterNodes do
     receive do
       {:waiting, ^name} -> :ok
     end
+  end
+
+  @doc false
+  # Begins an evaluation of so many rows, which are sent as a dataset, in a process of that name.
+  def evaluate(name, rows) do
+    rows = for n <- 1..rows, do: %{question: n, answer: n}
+
+    on_event = fn event ->
+      with %{held: held} <- event, do: :persistent_term.put({__MODULE__, name}, held)
+    end
+
+    {:ok, _pid} =
+      Task.start(fn ->
+        Process.register(self(), name)
+        options = [dataset_above: 100, on_event: on_event]
+        ErlBridge.evaluate(@cluster, "question -> answer", rows, options)
+      end)
+
+    :ok
+  end
+
+  @doc false
+  # The node where it is, and how many rows are there, when that is another node than this.
+  def held(name, other_than) do
+    held = fn -> :persistent_term.get({__MODULE__, name}, {other_than, 0}) end
+    await(fn -> elem(held.(), 0) != other_than end)
+    held.()
   end
 
   @doc false

@@ -19,20 +19,48 @@ defmodule ErlBridge.Dataset.Rows do
   # Where there may be rows.
   @places [:training_data, :validation_data, :data]
 
+  # How often the work goes to another node with its rows.
+  @moves 3
+
   # Of the options of a request, those that the sending of its rows takes.
   @shared [:node, :on_event, :metadata, :trace, :max_retries, :backoff, :max_retry_after]
 
   @doc """
-  The options of a request whose rows are to become a dataset, with the node that gets both; as they
-  are where there is no such choice.
-  """
-  @spec place(Route.t(), map, map) :: {:ok, map} | {:error, Error.t()}
-  def place(%Route{cluster: nil}, _payload, options), do: {:ok, options}
+  Does the work of a request with its options. In a cluster, where rows are to become a dataset, the
+  options name the node that gets both.
 
-  def place(route, payload, options) do
-    if Enum.all?(@places, &(kind(payload[&1], options.dataset_above) == :as_they_are)),
-      do: {:ok, options},
-      else: Route.pin(route, options)
+  When that node is gone and the request was not sent or may be repeated, it is done again on another
+  one. Rows of a stream cannot be had again; then the error stays.
+  """
+  @spec place(Route.t(), map, map, (map -> result)) :: result
+        when result: {:error, Error.t()} | term
+  def place(%Route{cluster: cluster}, _payload, options, work)
+      when cluster == nil or is_map_key(options, :node),
+      do: work.(options)
+
+  def place(route, payload, options, work) do
+    kinds = for place <- @places, do: kind(payload[place], options.dataset_above)
+
+    cond do
+      :lazy in kinds -> place_at_best(route, options, work, 0)
+      :list in kinds -> place_at_best(route, options, work, @moves)
+      true -> work.(options)
+    end
+  end
+
+  # The retries of the request itself have found that its node is not there.
+  defp place_at_best(route, options, work, moves) do
+    deadline = Deadline.after_timeout(options.timeout)
+
+    with {:ok, placed} <- Route.pin(route, options) do
+      case work.(placed) do
+        {:error, %Error{type: :not_running, context: %{sent: false}}} when moves > 0 ->
+          place_at_best(route, %{options | timeout: left(deadline)}, work, moves - 1)
+
+        result ->
+          result
+      end
+    end
   end
 
   @doc """
