@@ -15,7 +15,8 @@ defmodule ErlBridge.ClusterTest do
     epmd = ClusterNodes.start_epmd!()
     [a, b, c, d, e] = for _n <- 1..5, do: ClusterNodes.start_beam!(epmd)
     [py1, py2] = pythons = for _n <- 1..2, do: ClusterNodes.python_name()
-    os_pids = Map.new(pythons, &{&1, ClusterNodes.start_python!(epmd, &1)})
+    limit = ["--max-frame", "1048576"]
+    os_pids = Map.new(pythons, &{&1, ClusterNodes.start_python!(epmd, &1, limit)})
 
     ClusterNodes.join!(a, pythons, python_nodes: pythons)
     ClusterNodes.join!(b, [a.name | pythons], python_nodes: pythons, connect: [a.name])
@@ -101,6 +102,10 @@ defmodule ErlBridge.ClusterTest do
 
         assert {:error, %Error{type: :unknown_request}} = call(c, :nothing, %{}, node: node)
       end
+
+      large = %{"large" => :binary.copy("x", 1_100_000)}
+      assert {:error, %Error{type: :serialization_error}} = call(c, :echo, large, node: py1)
+      assert {:ok, ^large} = call(c, :echo, large, node: b.name)
     end
 
     test "ends by its deadline, and the work with it", %{b: b, c: c, py1: py1} do

@@ -66,14 +66,14 @@ defmodule ErlBridge.ClusterNodes do
   end
 
   @doc "Starts a node that is Python, and gives its OS process. It ends with the calling process."
-  @spec start_python!(:inet.port_number(), node) :: pos_integer
-  def start_python!(epmd, name) do
+  @spec start_python!(:inet.port_number(), node, [String.t()]) :: pos_integer
+  def start_python!(epmd, name, more \\ []) do
     cookie =
       Path.join(System.tmp_dir!(), "erl_bridge-cookie-#{System.unique_integer([:positive])}")
 
     File.write!(cookie, @cookie)
     File.chmod!(cookie, 0o400)
-    arguments = ["node", "--name", to_string(name), "--cookie-file", cookie]
+    arguments = ["node", "--name", to_string(name), "--cookie-file", cookie] ++ more
 
     port =
       run!(

@@ -47,7 +47,9 @@ defmodule ErlBridge.Cluster.Far do
     tell(far, {:request, self(), id, asked})
   end
 
-  def request(far, id, _request, body), do: tell(far, Protocol.term(id, body))
+  # A call, because one that is too large to be read is answered too, by its tag.
+  def request(far, id, _request, body),
+    do: tell(far, {:"$gen_call", {self(), {:erl_bridge, id}}, Protocol.term(id, body)})
 
   @doc "Sends a request of which nobody wants to hear."
   @spec cast(t, Protocol.id(), map, Protocol.body()) :: :ok

@@ -4,7 +4,7 @@ defmodule ErlBridge.Cluster.Peer do
   `ErlBridge.Worker` takes and gives.
 
   The other side is a bridge's `ErlBridge.Cluster.Door`, or a node that is Python itself. Both are
-  sent messages with an id, and what they send back is `{:erl_bridge, id, content}`. Functions that
+  sent messages with an id, and what they send back has it: `{:erl_bridge, id, content}`. Functions that
   Python calls are run here, on the node of the caller. So the functions of a request, and where its
   reply goes, never leave the node.
 
@@ -131,6 +131,9 @@ defmodule ErlBridge.Cluster.Peer do
     do: {:noreply, hear_load(%{state | asked_at: nil}, content)}
 
   def handle_info({:erl_bridge, id, content}, state), do: {:noreply, hear(state, id, content)}
+
+  # The answer to a call, which has the call's tag.
+  def handle_info({{:erl_bridge, id}, result}, state), do: {:noreply, hear(state, id, result)}
 
   def handle_info({:DOWN, monitor, :process, _it, reason}, %{monitor: monitor} = state),
     do: lose(state, reason)
@@ -273,6 +276,9 @@ defmodule ErlBridge.Cluster.Peer do
     Far.ask_load(state.far)
     %{state | asked_at: now()}
   end
+
+  # From before it went away.
+  defp hear_load(%{phase: :down} = state, _health), do: state
 
   defp hear_load(state, {:ok, %{status: :healthy} = health}) do
     workers = Map.get(health, :workers, 1)
