@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from erl_bridge.terms import Atom, ImproperList, TermMap, identity
+from erl_bridge.terms import CONSTANTS, Atom, ImproperList, TermMap, identity
 
 _LEAST = 10  # of the limits that are chosen to be reached
 
@@ -45,6 +45,25 @@ def check(data: bytes) -> None:
         assert_same(again, term)
         _agreed("encode", term, max_depth=chosen % 3)
         _agreed("encode", term, atoms=set(sorted(atoms, key=str)[1:]))
+    check_scan(data)
+
+
+def check_scan(data: bytes) -> None:
+    """Where the bytes are taken for a batch of rows without decoding them, they are one, with these atoms in it.
+
+    But for what the decoder alone sees: names that are no UTF-8, and keys that come twice.
+    """
+    from erl_bridge.datasets._scan import scan
+
+    found = scan(data)
+    atoms: set[Atom] = set()
+    decoded = found and _outcome(_cores()[1].decode, data, {"atoms": atoms})
+    if isinstance(decoded, Exception):
+        assert "distinct" in str(decoded) or "UTF-8" in str(decoded), f"a batch that is none: {decoded}"
+    elif found:
+        assert all(isinstance(row, (dict, TermMap)) for row in decoded)
+        names = {name.decode() for name in found[1]}
+        assert (len(decoded), {str(atom) for atom in atoms}) == (found[0], names - CONSTANTS.keys())
 
 
 def _agreed(name: str, value: Any, **options: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 from datasets_support import ROWS, batches, dataset_id, stream
-from support import ROOT
+from support import DEADLINE, ROOT
 
 from erl_bridge import Atom, BridgeError, etf
+from erl_bridge.datasets import file
 from erl_bridge.datasets.ceilings import Ceilings
 from erl_bridge.datasets.file import Damage, Facts, Writer, read_index
 from erl_bridge.datasets.reassembler import Announcement, Chunk
@@ -266,6 +268,23 @@ def test_the_writer_writes_all_though_the_system_takes_less(tmp_path: Path, monk
     writer.note(stream(ROWS, 1000)[4:], 1000)
     writer.seal(Facts(ID, 1000, 0), set())
     assert list(Rows(fd, refusal)) == ROWS  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_synced_meanwhile_and_an_error_of_that_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(fd: int) -> None:
+        failed.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(file, "_datasync", fail)
+    writer = Writer(os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT))
+    writer.write(bytes(3 << 20))
+    assert failed.wait(DEADLINE)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        writer.seal(Facts(ID, 1000, 0), set())
 
 
 # -- a process that is killed -----------------------------------------------------------------------------------------

@@ -355,3 +355,32 @@ def test_a_handler_sends_to_a_process(shop: Beam, handler: str) -> None:
 
 def test_nothing_is_left_of_what_is_over(beam: Beam) -> None:
     assert beam.eval("idle.(idle)") == "0"
+
+
+# -- datasets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_sent_by_calls_and_read_by_a_job(
+    epmd: Epmd, cookie_file: Path, beam: Beam, tmp_path: Path
+) -> None:
+    with_store = Node(
+        epmd.port, cookie_file, "--name", unique("py"), app="handlers_app:app", ERL_BRIDGE_HOME=str(tmp_path)
+    )
+    try:
+        beam.eval(f"""
+        store = {{:erl_bridge, :"{with_store.ready()[0]}"}}
+        ask = fn type, payload -> GenServer.call(store, %{{request_type: type, payload: payload}}, 30_000) end
+        batch = :erlang.term_to_binary(for n <- 1..1000, do: %{{"id" => n, text: "row", label: :of_a_row}})
+        <<first::binary-size(9_000), second::binary>> = <<byte_size(batch)::32, batch::binary>>
+        """)
+        assert beam.eval("{:ok, %{received: []}} = ask.(:dataset_begin, %{transfer_id: <<255>>}); :begun") == ":begun"
+        last = "%{transfer_id: <<255>>, chunk_index: 1, data: second, is_final: true}"
+        assert beam.eval(f"ask.(:data_chunk, {last})") == "{:ok, %{next: 0, received: 1}}"
+        answer = "ask.(:data_chunk, %{transfer_id: <<255>>, chunk_index: 0, data: first})"
+        assert beam.eval(f"{{:ok, %{{dataset_id: id, rows: rows}}}} = {answer}; rows") == "1000"
+        assert beam.eval('{:ok, held} = ask.(:rows_job, %{"rows" => %{dataset: id}}); held') == (
+            '%{"count" => 1000, "first" => %{:label => :of_a_row, :text => "row", "id" => 1}, '
+            '"last" => %{:label => :of_a_row, :text => "row", "id" => 1000}, "sum" => 500500}'
+        )
+    finally:
+        with_store.kill()

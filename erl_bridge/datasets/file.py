@@ -13,6 +13,7 @@ when it is read.
 from __future__ import annotations
 
 import os
+import threading
 from array import array
 from itertools import accumulate
 from struct import Struct
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _MAGIC = int.from_bytes(b"erlrows1", "big")
 _TRAILER = Struct("=QQQQII32sI")  # magic, bytes of batches, of rows, rows, batches, bytes of atoms, SHA-256, CRC-32
 _NUMBERS = "I"
-_SYNC_EVERY = 1 << 20  # bytes after which the system is told to begin to write them to the disk
+_SYNC_EVERY = 2 << 20  # bytes after which they are synced to the disk, meanwhile
 
 
 class Damage(Exception):
@@ -82,14 +83,14 @@ class Writer:
         self._fd = fd
         self._rows, self._sizes, self._checks = array(_NUMBERS), array(_NUMBERS), array(_NUMBERS)
         self._written = written
-        self._syncing = written
+        self._syncing = written  # as far as it is synced, or is being
+        self._syncs = _Syncs(fd)
 
     def write(self, data: bytes) -> None:
         """Write a part of the stream of batches. Raises OSError."""
         write_all(self._fd, data)
         self._written += len(data)
-        if self._written - self._syncing >= _SYNC_EVERY:
-            _begin_to_sync(self._fd, self._syncing, self._written)
+        if self._written - self._syncing >= _SYNC_EVERY and self._syncs.begin():
             self._syncing = self._written
 
     def note(self, term: bytes, rows: int) -> None:
@@ -106,6 +107,7 @@ class Writer:
         fields = _MAGIC, self._written, facts.bytes, facts.rows, len(self._rows), len(listed), digest
         check = crc32(_TRAILER.pack(*fields, 0), crc32(body))
         write_all(self._fd, body + _TRAILER.pack(*fields, check))
+        self._syncs.end()
         os.fsync(self._fd)
 
 
@@ -118,13 +120,40 @@ def write_all(fd: int, data: bytes) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
-def _begin_to_sync(fd: int, start: int, end: int) -> None:
-    """Have the system write these bytes to the disk meanwhile, so that the sync at the end need not wait for them all.
+class _Syncs:
+    """Syncs a file in a thread while it is written, one time after the other, so that little is left for the end."""
 
-    This is what Linux does first when it is told that pages will not be needed; those it is writing then, it keeps.
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def begin(self) -> bool:
+        """Sync what is written; False when that is still being done for what was written before."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        fd = os.dup(self._fd)  # the file may be closed meanwhile
+        self._thread = threading.Thread(target=self._sync, args=(fd,), name="sync", daemon=True)
+        self._thread.start()
+        return True
+
+    def end(self) -> None:
+        """Wait for what has begun. Raises the OSError that it met, of which the system tells only once."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _sync(self, fd: int) -> None:
+        try:
+            _datasync(fd)
+        except OSError as error:
+            self._error = error
+        finally:
+            os.close(fd)
+
+
+_datasync = getattr(os, "fdatasync", os.fsync)
 
 
 def read_index(fd: int) -> Index:

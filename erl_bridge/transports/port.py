@@ -6,6 +6,7 @@ library prints can end up in a frame.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -15,6 +16,7 @@ from .base import WRITE_SIZE
 from .spinner import SPIN_US, Spinner
 
 READ_SIZE = 64 * 1024
+LARGE_READ_SIZE = 1024 * 1024  # while much comes; then the pipe may hold as much
 
 
 class PortTransport:
@@ -27,6 +29,7 @@ class PortTransport:
     def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
         self._in = fd_in
         self._out = fd_out
+        self._read_size = READ_SIZE
         self._serving = threading.Lock()  # held but for the time in which read waits
         self._serving.acquire()
         poll = select.poll()
@@ -44,7 +47,13 @@ class PortTransport:
             self._serving.acquire()
 
     def _read(self) -> bytes:
-        return os.read(self._in, READ_SIZE)
+        data = os.read(self._in, self._read_size)
+        if len(data) < READ_SIZE:
+            self._read_size = READ_SIZE
+        elif self._read_size == READ_SIZE:  # more is waiting than that
+            self._read_size = LARGE_READ_SIZE
+            widen(self._in)
+        return data
 
     def write(self, *parts: bytes) -> None:
         """See :meth:`erl_bridge.transports.base.Transport.write`."""
@@ -69,6 +78,14 @@ class PortTransport:
         Nothing is served any more afterwards.
         """
         self._serving.acquire()
+
+
+def widen(fd: int) -> None:
+    """Make a pipe larger, so that who writes much to it need not wait as often. What is no pipe is left alone."""
+    import fcntl  # not before hello
+
+    with contextlib.suppress(OSError, AttributeError):  # no pipe, more than the user may have; not Linux
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, LARGE_READ_SIZE)
 
 
 def processors() -> int:

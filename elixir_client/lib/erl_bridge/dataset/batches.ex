@@ -75,20 +75,22 @@ defmodule ErlBridge.Dataset.Batches do
   defp cut([], _number, _count, _size, acc, _fun), do: acc
 
   defp cut(rows, number, count, size, acc, fun) do
-    {slice, rest} = Enum.split(rows, count)
-    check(slice, number)
+    {slice, next, rest} = take(rows, number, number + count, [])
     batch = :erlang.term_to_binary(slice, @encoding)
-    taken = if rest == [], do: length(slice), else: count
+    taken = next - number
     fitting = max(div(taken * size, byte_size(batch)), 1)
 
     if byte_size(batch) > 2 * size and taken > 1,
       do: cut(rows, number, min(fitting, div(taken, 2)), size, acc, fun),
-      else: cut(rest, number + taken, fitting, size, fun.(batch, taken, acc), fun)
+      else: cut(rest, next, fitting, size, fun.(batch, taken, acc), fun)
   end
 
-  defp check([row | rest], number) when is_map(row), do: check(rest, number + 1)
-  defp check([row | _rest], number), do: measure(row, number)
-  defp check([], _number), do: :ok
+  # The rows up to this number, the number of the one after them, and the rest.
+  defp take([row | rest], number, stop, taken) when number < stop and is_map(row),
+    do: take(rest, number + 1, stop, [row | taken])
+
+  defp take([row | _rest], number, stop, _taken) when number < stop, do: measure(row, number)
+  defp take(rest, number, _stop, taken), do: {:lists.reverse(taken), number, rest}
 
   defp measure(row, _number) when is_map(row), do: :erlang.external_size(row)
 

@@ -9,7 +9,8 @@ defmodule ErlBridge.Dataset.Known do
 
       iex> alias ErlBridge.Dataset.Known
       iex> rows = for n <- 1..1_000, do: %{known_of_the_docs: n}
-      iex> {Known.member?(rows), Known.add(rows), Known.member?(rows), Known.member?(tl(rows))}
+      iex> look = Known.look(rows)
+      iex> {Known.member?(look), Known.add(look), Known.member?(look), Known.member?(Known.look(tl(rows)))}
       {false, :ok, true, false}
   """
 
@@ -18,6 +19,9 @@ defmodule ErlBridge.Dataset.Known do
 
   @sample 32
 
+  @typedoc "How long a list is, and a hash of some of its rows."
+  @type look :: {non_neg_integer, non_neg_integer}
+
   @doc "Makes the table. It belongs to the calling process."
   @spec init() :: :ok
   def init do
@@ -25,22 +29,24 @@ defmodule ErlBridge.Dataset.Known do
     :ok
   end
 
-  @doc "Notes that this list was sent."
-  @spec add([map]) :: :ok
-  def add(rows) do
-    if :ets.info(__MODULE__, :size) >= @most, do: :ets.delete_all_objects(__MODULE__)
-    :ets.insert(__MODULE__, {look(rows)})
-    :ok
-  end
-
-  @doc "Whether a list that looks like this one was sent."
-  @spec member?([map]) :: boolean
-  def member?(rows), do: :ets.member(__MODULE__, look(rows))
-
-  defp look(rows) do
+  @doc "What a list looks like. It walks through all of it."
+  @spec look([map]) :: look
+  def look(rows) do
     length = length(rows)
     {length, rows |> sample(max(div(length, @sample), 1), length) |> :erlang.phash2(0x100000000)}
   end
+
+  @doc "Notes that a list like this was sent."
+  @spec add(look) :: :ok
+  def add(look) do
+    if :ets.info(__MODULE__, :size) >= @most, do: :ets.delete_all_objects(__MODULE__)
+    :ets.insert(__MODULE__, {look})
+    :ok
+  end
+
+  @doc "Whether a list that looks like this was sent."
+  @spec member?(look) :: boolean
+  def member?(look), do: :ets.member(__MODULE__, look)
 
   defp sample([row | _] = rows, step, left) when left > step,
     do: [row | sample(:lists.nthtail(step, rows), step, left - step)]

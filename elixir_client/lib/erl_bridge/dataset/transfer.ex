@@ -22,31 +22,34 @@ defmodule ErlBridge.Dataset.Transfer do
   @doc "Sends rows. The options are those of `ErlBridge.put_dataset/3`, validated."
   @spec put(GenServer.server(), Enumerable.t(), map) :: result
   def put(bridge, rows, options) do
+    look = if is_list(rows), do: Known.look(rows)
+    options = Map.put(options, :total, look && elem(look, 0))
+
     with {:ok, route} <- Route.lookup(bridge),
          {:ok, options} <- Route.pin(route, options),
-         {:ok, id} <- known_id(rows, options) do
+         {:ok, id} <- known_id(rows, look, options) do
       job = job(bridge, route, id, options)
 
       with {:ok, dataset} <- attempt(job, rows, options, job.policy.max_retries) do
-        if is_list(rows), do: Known.add(rows)
+        if look, do: Known.add(look)
         {:ok, %{dataset | node: route.cluster && options.node}}
       end
     end
   end
 
   # The digest is known before the rows are sent, where that may spare the sending.
-  defp known_id(_rows, %{dataset_id: id}), do: {:ok, id}
+  defp known_id(_rows, _look, %{dataset_id: id}), do: {:ok, id}
 
-  defp known_id(rows, options) do
-    if options.digest == :first or (options.digest == :auto and is_list(rows) and seen?(rows)),
+  defp known_id(rows, look, options) do
+    if options.digest == :first or (options.digest == :auto and seen?(look)),
       do: {:ok, Batches.digest(rows, options.chunk_bytes)},
       else: {:ok, nil}
   rescue
     error in Error -> {:error, error}
   end
 
-  defp seen?([]), do: false
-  defp seen?(rows), do: Known.member?(rows)
+  defp seen?(nil), do: false
+  defp seen?(look), do: Known.member?(look)
 
   defp job(bridge, route, id, options) do
     # Each request of it may be repeated.
@@ -118,7 +121,7 @@ defmodule ErlBridge.Dataset.Transfer do
       ref: ref,
       room: @ahead,
       report: Map.get(options, :on_event, fn _event -> :ok end),
-      total: if(is_list(rows), do: length(rows)),
+      total: options.total,
       sent_bytes: 0,
       began: now(),
       reported: now()
