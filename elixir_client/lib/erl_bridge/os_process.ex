@@ -4,8 +4,8 @@ defmodule ErlBridge.OsProcess do
 
       iex> ErlBridge.OsProcess.alive?(String.to_integer(System.pid()))
       true
-      iex> is_integer(ErlBridge.OsProcess.cpu_time(String.to_integer(System.pid())))
-      File.exists?("/proc/self/stat")
+      iex> ErlBridge.OsProcess.cpu_time(String.to_integer(System.pid())) != nil
+      true
   """
 
   @doc "Sends a signal; nothing happens when the process is gone."
@@ -17,17 +17,18 @@ defmodule ErlBridge.OsProcess do
 
   @doc "Whether there is such a process."
   @spec alive?(pos_integer) :: boolean
-  def alive?(os_pid), do: kill(os_pid, "0") == 0
+  def alive?(os_pid), do: kill(os_pid, "0")
 
   @doc """
-  The processor time that a process has used so far, in the system's ticks; `nil` where the system
-  does not tell (Linux does).
+  How much processor time a process has used so far, to be compared with an earlier answer only:
+  the system's ticks from `/proc`, the text of `ps` where there is no `/proc` (macOS), or `nil` where
+  there is neither, and for a process that is gone.
   """
-  @spec cpu_time(pos_integer) :: non_neg_integer | nil
-  def cpu_time(os_pid) do
-    case File.read("/proc/#{os_pid}/stat") do
+  @spec cpu_time(pos_integer, Path.t()) :: non_neg_integer | String.t() | nil
+  def cpu_time(os_pid, proc \\ "/proc") do
+    case File.read(Path.join([proc, "#{os_pid}", "stat"])) do
       {:ok, stat} -> user_and_system(stat)
-      {:error, _reason} -> nil
+      {:error, _reason} -> if not File.exists?(proc), do: time_of_ps(os_pid)
     end
   end
 
@@ -39,11 +40,17 @@ defmodule ErlBridge.OsProcess do
     user + system
   end
 
-  # The shell's own `kill`: the program of that name is missing from small containers.
-  defp kill(os_pid, signal) do
-    {_complaint, status} =
-      System.cmd("sh", ["-c", "kill -#{signal} #{os_pid}"], stderr_to_stdout: true)
-
-    status
+  defp time_of_ps(os_pid) do
+    case shell("ps -o time= -p #{os_pid}") do
+      "" -> nil
+      time -> time
+    end
   end
+
+  # The shell's own `kill`: the program of that name is missing from small containers.
+  defp kill(os_pid, signal), do: shell("kill -#{signal} #{os_pid} && echo sent") == "sent"
+
+  # Not System.cmd/3, which leaves an exit of its port with a caller that traps exits.
+  defp shell(command),
+    do: "(#{command}) 2>/dev/null" |> to_charlist() |> :os.cmd() |> to_string() |> String.trim()
 end

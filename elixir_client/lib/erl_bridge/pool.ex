@@ -125,8 +125,7 @@ defmodule ErlBridge.Pool do
   defp await_room(ref, route, within) do
     receive do
       {^ref, :granted, worker} ->
-        send(route.pool, {:taken, ref})
-        {:ok, worker}
+        granted(ref, route, worker)
 
       {^ref, :refused, error} ->
         send(route.pool, {:leave, ref})
@@ -139,6 +138,19 @@ defmodule ErlBridge.Pool do
         # The pool refuses now, unless it has granted meanwhile.
         send(route.pool, {:give_up, ref, within})
         await_room(ref, route, :infinity)
+    end
+  end
+
+  # A cancel that came behind the grant counts, since who cancelled was told that it does.
+  defp granted(ref, route, worker) do
+    receive do
+      {^ref, :refused, error} ->
+        send(route.pool, {:leave, ref})
+        {:error, error}
+    after
+      0 ->
+        send(route.pool, {:taken, ref})
+        {:ok, worker}
     end
   end
 

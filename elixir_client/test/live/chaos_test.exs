@@ -9,6 +9,9 @@ defmodule ErlBridge.ChaosTest do
   @seconds String.to_integer(System.get_env("CHAOS_SECONDS", "6"))
   @callers 200
 
+  # What a request may come to when any Python may be killed, suspended, retired or replaced.
+  @outcomes ~w(ok callback_error cancelled not_running pool_exhausted process_crashed timeout_error)a
+
   for {name, options} <- [once: [max_retries: 0], retried: [idempotent: true, max_retries: 3]] do
     @tag timeout: (@seconds + 120) * 1_000
     test "a storm, each request #{name}: each caller gets its answer or one error, and nothing is left" do
@@ -46,6 +49,7 @@ defmodule ErlBridge.ChaosTest do
         |> Enum.reduce(&Map.merge(&1, &2, fn _k, a, b -> a + b end))
 
       assert counts[:ok] > 0
+      assert Map.keys(counts) -- @outcomes == []
       assert :ok = ErlBridge.resize(bridge, 3)
       left = await_all_up(bridge, 3)
       await_idle(bridge)
@@ -76,7 +80,7 @@ defmodule ErlBridge.ChaosTest do
     if now() < until do
       outcome =
         ask(
-          Enum.random([:double, :echo, :ask, :stream, :cast, :die, :cancel]),
+          Enum.random([:double, :echo, :ask, :stream, :cast, :die, :send_and_die, :cancel]),
           bridge,
           n,
           options
@@ -116,7 +120,7 @@ defmodule ErlBridge.ChaosTest do
     with {:error, %Error{type: type}} <- ErlBridge.cast(bridge, :echo, %{"n" => n}), do: type
   end
 
-  # The caller dies, and its request with it.
+  # The caller dies, and its request with it: at once, or when it has sent it.
   defp ask(:die, bridge, n, _options) do
     {pid, monitor} =
       spawn_monitor(fn -> ErlBridge.call(bridge, :wait, %{}, metadata: %{"label" => n}) end)
@@ -124,6 +128,18 @@ defmodule ErlBridge.ChaosTest do
     Process.exit(pid, :kill)
     assert_receive {:DOWN, ^monitor, :process, ^pid, _killed}
     :ok
+  end
+
+  defp ask(:send_and_die, bridge, n, _options) do
+    {_pid, monitor} =
+      spawn_monitor(fn ->
+        exit(ErlBridge.async(bridge, :wait, %{}, metadata: %{"label" => n}))
+      end)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, {:ok, _request}} -> :ok
+      {:DOWN, ^monitor, :process, _pid, {:error, %Error{type: type}}} -> type
+    end
   end
 
   defp ask(:cancel, bridge, n, _options) do
@@ -245,6 +261,22 @@ defmodule ErlBridge.ChaosTest do
 
       assert {:error, %Error{type: :cancelled}} = Task.await(queued)
       assert_receive {:mailbox, []}
+      await_idle(bridge)
+    end
+
+    test "is cancelled also when it has been granted room and does not know it yet" do
+      bridge = Live.start!(max_in_flight: 1)
+      waiting = hold(bridge)
+      queued = Task.async(fn -> ErlBridge.call(bridge, :echo, %{}, id: :queued) end)
+      await_queue(bridge, 1)
+      :erlang.suspend_process(queued.pid)
+      assert {:ok, true} = ErlBridge.cancel(bridge, :held)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      await_queue(bridge, 0)
+      assert {:ok, true} = ErlBridge.cancel(bridge, :queued)
+      :erlang.resume_process(queued.pid)
+
+      assert {:error, %Error{type: :cancelled}} = Task.await(queued)
       await_idle(bridge)
     end
 
