@@ -13,7 +13,7 @@ from _queue import SimpleQueue  # the module queue takes 3 ms to import
 from .errors import CallbackError, InvalidRequest, Stopped
 from .refusals import invalid
 from .terms import Atom, name_of
-from .vocabulary import named
+from .vocabulary import event_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,22 +86,26 @@ class Context:
     # -- telling the client --------------------------------------------------------------------------------------
 
     def progress(self, **fields: Any) -> None:
-        """Send a ``kind: :progress`` event. Keys that are in the vocabulary travel as atoms, others as strings."""
-        self._event("progress", fields)
+        """Send a ``kind: :progress`` event.
+
+        The keys :data:`~erl_bridge.vocabulary.EVENT_KEYS` travel as atoms, all others as strings.
+        """
+        self.event("progress", event_fields(fields))
 
     def stream(self, **fields: Any) -> None:
-        """Send a ``kind: :stream`` event: a token, a chunk, a row."""
-        self._event("stream", fields)
-
-    def usage(self, **fields: Any) -> None:
-        """Send a ``kind: :usage`` event: what the work has spent, where its result does not say so."""
-        self._event("usage", fields)
+        """Send a ``kind: :stream`` event: a token, a chunk, a row. Keys travel as those of :meth:`progress`."""
+        self.event("stream", event_fields(fields))
 
     def log(self, level: str, message: str) -> None:
         """Send a ``kind: :log`` event. ``level`` is one of ``debug info warning error``."""
         if level not in _LOG_LEVELS:
             raise ValueError(f"level must be one of {', '.join(_LOG_LEVELS)}, got {level!r}")
-        self._event("log", {"level": Atom(level), "message": message})
+        self.event("log", {Atom("level"): Atom(level), Atom("message"): message})
+
+    def event(self, kind: str, fields: Mapping[Any, Any]) -> None:
+        """Send an event of the bridge's own, with the keys as they are. ``kind`` is in the vocabulary."""
+        self.check()
+        self._outlet.event({_KIND: Atom(kind), **fields})
 
     def checkpoint(self, best: Any) -> None:
         """Keep ``best`` as the best result so far.
@@ -132,10 +136,6 @@ class Context:
         rows = Store().open(dataset_id, path)
         self._outlet.allow(rows.atoms)
         return rows
-
-    def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        self.check()
-        self._outlet.event({_KIND: Atom(kind), **named(fields)})
 
     # -- asking the client ---------------------------------------------------------------------------------------
 
@@ -322,13 +322,15 @@ class _Waiting:
 
 def _callback_error(name: Any, value: Any) -> CallbackError:
     """What the client said of its function: text, any other term, or a map with ``message`` and what else it knows."""
-    told = {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
-    if not isinstance(told.get("message"), str):
-        told = {"message": value if isinstance(value, str) else repr(value), "reason": value}
-    reason = told.pop("message")
-    return CallbackError(f"the client's function {name} failed: {reason}", context=named({"reason": reason, **told}))
+    told = {_CALLBACK_KEYS.get(str(key), key): item for key, item in value.items()} if isinstance(value, dict) else {}
+    if not isinstance(told.get(_MESSAGE), str):
+        told = {_MESSAGE: value if isinstance(value, str) else repr(value), _REASON: value}
+    reason = told.pop(_MESSAGE)
+    return CallbackError(f"the client's function {name} failed: {reason}", context={_REASON: reason, **told})
 
 
+_MESSAGE, _REASON = Atom("message"), Atom("reason")
+_CALLBACK_KEYS = {str(key): key for key in (_MESSAGE, _REASON, Atom("stacktrace"), Atom("missing"))}
 _OK, _ERROR, _KIND = Atom("ok"), Atom("error"), Atom("kind")
 MORE = Atom("more")
 

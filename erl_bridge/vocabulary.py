@@ -44,3 +44,21 @@ def named(fields: Mapping[str, Any]) -> dict[Any, Any]:
     {Atom('score'): 0.5, 'my_own': 1}
     """
     return {atom if (atom := Atom(name)) in VOCABULARY else name: value for name, value in fields.items()}
+
+
+def event_fields(fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """The same map with :data:`EVENT_KEYS` as atoms and every other key as the string it is.
+
+    For what users name: a word that is new in the vocabulary changes none of their keys.
+
+    >>> event_fields({"done": 1, "seed": 2})
+    {Atom('done'): 1, 'seed': 2}
+    """
+    return {EVENT_KEYS.get(name, name): value for name, value in fields.items()}
+
+
+# A contract: docs/protocol.md lists them, and clients match on them. None is added or taken away.
+EVENT_KEYS = {
+    name: Atom(name)
+    for name in ("phase", "message", "done", "total", "trial", "trials", "score", "best_score", "text", "chunk", "row")
+}

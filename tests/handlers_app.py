@@ -115,7 +115,7 @@ def printing(payload: Any, context: Context) -> Any:
 @both("events")
 def events(payload: Any, context: Context) -> Any:
     for i in range(payload["n"]):
-        context.progress(trial=i, my_own=str(i))
+        context.progress(trial=i, seed=str(i))
     context.stream(text="t")
     context.log("info", "done")
     return "done"

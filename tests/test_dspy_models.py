@@ -226,6 +226,30 @@ def test_the_table_has_every_error_of_a_model() -> None:
     assert names == {name for name, *_ in TABLE} | {"ContextWindowExceededError"}
 
 
+def parse_error() -> Exception:
+    signature = dspy.Signature(QA)
+    return dspy_errors.AdapterParseError("ChatAdapter", signature, "no markers", message="cannot be read")
+
+
+OTHERS = [
+    (parse_error, "dspy_optimization_error", "fallback"),
+    (lambda: dspy_errors.ContextWindowExceededError(model="m"), "lm_error", "fallback"),
+    (lambda: ValueError("no"), "python_runtime_error", "fatal"),
+    (lambda: TypeError("no"), "python_runtime_error", "fatal"),
+    (lambda: AssertionError("no"), "python_runtime_error", "fatal"),
+    (lambda: ImportError("no"), "import_error", "fatal"),
+    (lambda: ModuleNotFoundError("No module named 'optuna'", name="optuna"), "import_error", "fatal"),
+    (MemoryError, "resource_exhausted", "restart_process"),
+    (lambda: KeyError("no"), "python_runtime_error", "fallback"),
+]
+
+
+@pytest.mark.parametrize(("make", "error_type", "strategy"), OTHERS)
+def test_each_other_error(make: Any, error_type: str, strategy: str) -> None:
+    error = translate(make())
+    assert (error.error_type, error.recovery_strategy) == (error_type, strategy)
+
+
 def test_an_unknown_kind_has_the_strategy_of_its_nearest_ancestor() -> None:
     class OtherRateLimit(dspy_errors.LMRateLimitError):
         pass

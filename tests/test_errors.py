@@ -12,7 +12,7 @@ from support import ROOT, a
 from erl_bridge import errors
 from erl_bridge.error_map import error_map, from_error_map, from_exception
 from erl_bridge.errors import BridgeError
-from erl_bridge.vocabulary import VOCABULARY
+from erl_bridge.vocabulary import EVENT_KEYS, VOCABULARY
 
 CLASSES = [
     kind
@@ -98,3 +98,11 @@ def raise_and_catch() -> Any:
 
 def test_the_traceback_says_where() -> None:
     assert "raise_and_catch" in raise_and_catch().traceback
+
+
+def test_the_keys_of_events_that_are_atoms_are_those_of_the_protocol_page() -> None:
+    (listed,) = re.findall(
+        r"has these keys as atoms, for good: `kind`, (.*?)\.", (ROOT / "docs/protocol.md").read_text(), re.S
+    )
+    assert re.findall(r"`(\w+)`", listed) == list(EVENT_KEYS)
+    assert set(EVENT_KEYS.values()) <= VOCABULARY

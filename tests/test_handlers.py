@@ -81,7 +81,7 @@ def test_events_come_in_order_and_before_the_reply(app_bridge: BridgeProcess, wh
     assert reply[2] == "done"
     events = [message[2] for message in before]
     assert [event[a("trial")] for event in events[:20]] == list(range(20))
-    assert events[0] == {a("kind"): a("progress"), a("trial"): 0, "my_own": "0"}
+    assert events[0] == {a("kind"): a("progress"), a("trial"): 0, "seed": "0"}
     assert events[20] == {a("kind"): a("stream"), a("text"): "t"}
     assert events[21] == {a("kind"): a("log"), a("level"): a("info"), a("message"): "done"}
 
@@ -178,7 +178,7 @@ def test_an_inline_handler_cannot_wait_for_the_client(app_bridge: BridgeProcess)
 @EVERYWHERE
 def test_cancel_ends_a_request_and_gives_the_best_so_far(app_bridge: BridgeProcess, where: str) -> None:
     message_id = app_bridge.send(f"hang_{where}")
-    pid = app_bridge.receive()[2][a("os_pid")]
+    pid = app_bridge.receive()[2]["os_pid"]
     assert app_bridge.ok("cancel", {a("message_id"): message_id}) == {a("cancelled"): True}
     (tag, _, error), _ = app_bridge.receive_for(message_id)
     assert (tag, error[a("error_type")]) == (a("error"), a("cancelled"))
@@ -190,7 +190,7 @@ def test_cancel_ends_a_request_and_gives_the_best_so_far(app_bridge: BridgeProce
 @EVERYWHERE
 def test_a_deadline_ends_a_request(app_bridge: BridgeProcess, where: str) -> None:
     message_id = app_bridge.send(f"hang_{where}", timeout_ms=1000)
-    pid = app_bridge.receive()[2][a("os_pid")]
+    pid = app_bridge.receive()[2]["os_pid"]
     (_, _, error), _ = app_bridge.receive_for(message_id)
     assert error[a("error_type")] is a("timeout_error")
     assert error[a("recovery_strategy")] is a("retry")
@@ -203,7 +203,7 @@ def test_a_deadline_ends_a_request(app_bridge: BridgeProcess, where: str) -> Non
 @pytest.mark.parametrize("name", ["stuck", "swallow"])
 def test_a_job_that_does_not_stop_is_killed(app_bridge: BridgeProcess, name: str) -> None:
     message_id = app_bridge.send(name)
-    pid = app_bridge.receive()[2][a("os_pid")]
+    pid = app_bridge.receive()[2]["os_pid"]
     app_bridge.ok("cancel", {a("message_id"): message_id})
     assert app_bridge.receive_for(message_id)[0][2][a("error_type")] is a("cancelled")
     wait_gone(pid)
@@ -229,9 +229,9 @@ def test_two_requests_in_flight_with_one_id_are_refused(app_bridge: BridgeProces
 
 def test_a_job_that_is_killed_costs_its_own_request_only(app_bridge: BridgeProcess) -> None:
     victim = app_bridge.send("hang_job", message_id="victim")
-    pid = app_bridge.receive()[2][a("os_pid")]
+    pid = app_bridge.receive()[2]["os_pid"]
     other = app_bridge.send("hang_job", message_id="other")
-    other_pid = app_bridge.receive()[2][a("os_pid")]
+    other_pid = app_bridge.receive()[2]["os_pid"]
     os.kill(pid, signal.SIGKILL)
     (_, _, error), _ = app_bridge.receive_for(victim)
     assert error[a("error_type")] is a("process_crashed")
@@ -254,7 +254,7 @@ def test_a_job_that_crashes_is_an_error_that_says_how(app_bridge: BridgeProcess,
 
 def test_a_template_that_is_killed_costs_the_jobs_that_ran_and_the_next_is_served(app_bridge: BridgeProcess) -> None:
     message_id = app_bridge.send("hang_job")
-    pid = app_bridge.receive()[2][a("os_pid")]
+    pid = app_bridge.receive()[2]["os_pid"]
     template = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(template, signal.SIGKILL)
     (_, _, error), _ = app_bridge.receive_for(message_id)

@@ -129,7 +129,7 @@ def test_no_process_is_left_when_the_client_goes_away_or_the_bridge_is_killed(ho
         for name in ("hang_job", "stuck"):
             bridge.send(name)
             event = bridge.receive()[2]
-            pids.append(event[a("os_pid")])
+            pids.append(event["os_pid"])
         template = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
         pids.append(template)
         assert all(map(alive, pids))
@@ -168,7 +168,7 @@ def test_shutdown_waits_for_what_runs_and_ends_with_status_0() -> None:
 def test_shutdown_cancels_what_does_not_end_in_time() -> None:
     with BridgeProcess("--no-dspy", "--app", "handlers_app:app", cwd=HERE) as bridge:
         hanging = bridge.send("hang_job")
-        pid = bridge.receive()[2][a("os_pid")]
+        pid = bridge.receive()[2]["os_pid"]
         shutdown = bridge.send("shutdown", {a("drain_ms"): 0})
         error = bridge.receive_for(hanging)[0][2]
         assert error[a("error_type")] is a("cancelled")

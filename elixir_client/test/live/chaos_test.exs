@@ -111,7 +111,7 @@ defmodule ErlBridge.ChaosTest do
 
   defp ask(:stream, bridge, _n, _options) do
     case bridge |> ErlBridge.stream(:count, %{"to" => 50}, timeout: 5_000) |> Enum.take(1) do
-      [{:event, %{n: 0}}] -> :ok
+      [{:event, %{"n" => 0}}] -> :ok
       [{:error, %Error{type: type}}] -> type
     end
   end

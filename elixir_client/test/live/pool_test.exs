@@ -205,7 +205,7 @@ defmodule ErlBridge.PoolTest do
     test "gives the events and then the reply" do
       stream = ErlBridge.stream(Live.shared(), :count, %{"to" => 3})
 
-      assert [{:event, %{n: 0}}, {:event, %{n: 1}}, {:event, %{n: 2}}, last, reply] =
+      assert [{:event, %{"n" => 0}}, {:event, %{"n" => 1}}, {:event, %{"n" => 2}}, last, reply] =
                Enum.to_list(stream)
 
       assert last == {:event, %{kind: :stream, text: "last"}}

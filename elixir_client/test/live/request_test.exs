@@ -110,7 +110,7 @@ defmodule ErlBridge.RequestTest do
       assert {:ok, "counted"} = ErlBridge.call(@bridge, :count, %{"to" => 20}, on_event: on_event)
 
       events = Live.mailbox()
-      assert for(%{n: n, kind: :progress} <- events, do: n) == Enum.to_list(0..19)
+      assert for(%{"n" => n, kind: :progress} <- events, do: n) == Enum.to_list(0..19)
       assert List.last(events) == %{kind: :stream, text: "last"}
     end
 

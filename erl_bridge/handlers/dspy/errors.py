@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dspy.utils import exceptions as dspy_errors
 
 from ...error_map import from_exception
-from ...errors import BridgeError, LanguageModelError, OptimizationError, Stopped
+from ...errors import BridgeError, LanguageModelError, MissingPackage, OptimizationError, Stopped
 from ...vocabulary import named
 from . import in_flight
 from .redact import redact
@@ -46,6 +46,7 @@ _TABLE: dict[type[BaseException], tuple[type[BridgeError], str]] = {
     dspy_errors.LMError: (LanguageModelError, FATAL),
     dspy_errors.AdapterParseError: (OptimizationError, FALLBACK),
 }
+_MISUSE = (ValueError, TypeError, AssertionError)  # of DSPy: the same would happen again
 _CONTENT_FILTER = ("content_filter", "content_policy_violation")  # refused for what it says, by codes of the providers
 _DETAILS = ("code", "model", "provider", "provider_code", "status", "request_id")
 
@@ -105,12 +106,13 @@ def translate_optimizer(error: BaseException, optimizer: str, last: BaseExceptio
     )
 
 
-_MISUSE = (ValueError, TypeError, AssertionError)
-
-
 def _other(error: BaseException) -> BridgeError:
     """An exception that is in no table, as the dispatcher would make it, without keys."""
     found = from_exception(error)
+    if type(error) is ImportError:  # raised by DSPy, with words of its own on what to install
+        found = MissingPackage(str(error), python_type="ImportError", traceback=found.traceback)
+    if isinstance(error, _MISUSE):
+        found.recovery_strategy = FATAL
     found.message = redact(found.message)
     found.traceback = found.traceback and redact(found.traceback)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.clients.backend_selection import CLIENT_KEYS
@@ -55,13 +56,33 @@ class Model:
         # Values are validated here and not by DSPy, and nobody reads its trace or its history.
         settings: AbstractContextManager[None] = dspy.context(
             lm=self.lm,
-            adapter=dspy.ChatAdapter(),
+            adapter=_ADAPTER,
             callbacks=list(callbacks),
             trace=None,
             warn_on_type_mismatch=False,
             disable_history=True,
         )
         return settings
+
+
+def _adapter() -> Any:
+    """DSPy's own, which writes the head of a prompt once for each signature and its instructions."""
+    adapter = dspy.ChatAdapter()
+    write = adapter.format_system_message
+    heads: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+
+    def head_of(signature: Any) -> Any:
+        instructions, head = heads.get(signature, (None, ""))
+        if instructions != signature.instructions:  # an optimizer may change them in place
+            head = write(signature)
+            heads[signature] = signature.instructions, head
+        return head
+
+    adapter.format_system_message = head_of  # in a class derived from it every method would call back twice
+    return adapter
+
+
+_ADAPTER = _adapter()
 
 
 def build(value: Any, run: Run, path: str = "payload.lm") -> Model:

@@ -11,6 +11,7 @@ from ...context import dataset_of
 from ...error_map import error_map
 from ...terms import Atom
 from ...validation import validate
+from ...vocabulary import named
 from . import models, programs, schema, scoring
 from .errors import at_work
 from .rows import read_inputs
@@ -52,7 +53,7 @@ def predict(payload: Any, context: Context) -> Any:
                 outcomes = scoring.predict(program, program.ready(), inputs, threads, sinks)
         finally:
             if not model.local:
-                context.usage(**run.spent())
+                context.event("usage", named(run.spent()))
     if rows is not None:
         return [_tagged(outcome) for outcome in outcomes]
     if outcomes[0].error is not None:

@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ...terms import Atom
+from ...vocabulary import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,4 +70,5 @@ class Progress:
                 return
             self._next_event = now + INTERVAL
             facts = dict(self._facts)
-        self._run.context.progress(**facts, **self._run.meter.summary(), elapsed_ms=self._run.elapsed_ms)
+        spent = self._run.meter.summary()
+        self._run.context.event("progress", named({**facts, **spent, "elapsed_ms": self._run.elapsed_ms}))

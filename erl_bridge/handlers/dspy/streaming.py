@@ -21,6 +21,8 @@ from dspy.clients.engines.lifecycle import closing_stream
 from dspy.clients.engines.stream_guard import checked_stream
 from dspy.clients.errors import error_boundary
 
+from ...vocabulary import named
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -101,7 +103,8 @@ class Sink:
         call = self._calls
 
         def emit(name: str, text: str, done: bool) -> None:
-            self._context.stream(field=self._labels[name], text=text, done=done, call=call, **self._row)
+            told = {"field": self._labels[name], "text": text, "done": done, "call": call, **self._row}
+            self._context.event("stream", named(told))
 
         return Fields(self._labels, emit)
 
