@@ -75,7 +75,7 @@ defmodule ErlBridge.ClusterTest do
           on(c, ClusterNodes, :with_events, [:count, %{"to" => 3}, [node: node]])
 
         assert result == {:ok, "counted"}
-        assert [%{n: 0}, %{n: 1}, %{n: 2}, %{kind: :stream, text: "last"}] = events
+        assert [%{"n" => 0}, %{"n" => 1}, %{"n" => 2}, %{kind: :stream, text: "last"}] = events
         assert messages == 4
       end
     end
