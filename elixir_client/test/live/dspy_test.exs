@@ -169,6 +169,7 @@ defmodule ErlBridge.DSPyTest do
   @tag :capture_log
   test "kill -9 of Python during an optimization is an error at once" do
     bridge = Live.start!()
+    assert {:ok, _} = ErlBridge.predict(bridge, @signature, %{sentence: "so much sun"}, lm: @lm)
     test = self()
 
     task =
