@@ -28,33 +28,39 @@ def cookie_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node(epmd: Epmd, cookie_file: Path) -> Iterator[Node]:
-    node = Node(epmd.port, cookie_file, "--name", unique("py"), app="handlers_app:app")
-    yield node
+def beam(epmd: Epmd) -> Iterator[Beam]:
+    beam = Beam(unique("ex"), epmd.port)
+    yield beam
+    beam.kill()
+
+
+@pytest.fixture(scope="module", params=["connected to", "dials"])
+def name(request: pytest.FixtureRequest, epmd: Epmd, beam: Beam, cookie_file: Path) -> Iterator[str]:
+    """A node that the BEAM knows as ``py``: it makes the connection, or the node does."""
+    name = unique("py")
+    dials = ["--connect", beam.name] if request.param == "dials" else []
+    beam.eval(PRELUDE.replace("NODE", name))
+    node = Node(epmd.port, cookie_file, "--name", name, *dials, app="handlers_app:app")
+    assert node.ready()[0] == name
+    if not dials:
+        assert beam.eval("Node.connect(py)") == "true"
+    assert beam.eval("receive do {:nodeup, ^py, _} -> :up end") == ":up"
+    yield name
     node.kill()
-
-
-@pytest.fixture(scope="module")
-def name(node: Node) -> str:
-    return node.ready()[0]
+    assert beam.eval("receive do {:nodedown, ^py, _} -> :down end") == ":down"
+    beam.eval(":net_kernel.monitor_nodes(false, node_type: :all)")
 
 
 @pytest.fixture(autouse=True)
-def _no_message_is_left(beam: Beam) -> None:
+def _no_message_is_left(beam: Beam, name: str) -> None:
+    """Each test begins with the node, and without a message."""
     beam.eval("forget = fn forget -> receive do _ -> forget.(forget) after 0 -> :ok end end; forget.(forget)")
-
-
-@pytest.fixture(scope="module")
-def beam(epmd: Epmd, name: str) -> Iterator[Beam]:
-    beam = Beam(unique("ex"), epmd.port)
-    beam.eval(PRELUDE.replace("NODE", name))
-    yield beam
-    beam.kill()
 
 
 # What the tests below have in common: the node, a call, a request in the background, the next message.
 PRELUDE = """
 py = :"NODE"
+:net_kernel.monitor_nodes(true, node_type: :all)
 bridge = {:erl_bridge, py}
 call = fn type, payload -> GenServer.call(bridge, %{request_type: type, payload: payload}, 30_000) end
 begin = fn id, type, payload ->
