@@ -13,7 +13,7 @@ defmodule ErlBridge.MixProject do
   end
 
   def application do
-    [mod: {ErlBridge.Application, []}, extra_applications: [:crypto, :logger]]
+    [mod: {ErlBridge.Application, []}, extra_applications: [:crypto, :logger, :ssl]]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]

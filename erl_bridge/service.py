@@ -68,16 +68,16 @@ def exposed(names: list[str], service: Service) -> Mapping[str, Mapping[str, Exp
 
     Raises ValueError for a name that is not there.
     """
-    from .wire.bert_rpc import expose
+    from .wire.bert_rpc import expose, with_request_types
 
     found = {room: [(handler.name, handler.cache) for handler in group] for room, group in service.rooms.items()}
-    everything = expose(None, found)
-    if names:
-        return expose(names, found)
-    return {
-        module: {name: function for name, function in functions.items() if name not in _NOT_UNASKED}
-        for module, functions in everything.items()
-    }
+    chosen = expose(names or None, found)
+    if not names:
+        chosen = {
+            module: {name: function for name, function in functions.items() if name not in _NOT_UNASKED}
+            for module, functions in chosen.items()
+        }
+    return with_request_types(chosen)
 
 
 def read_token(file: str, variable: str) -> bytes:

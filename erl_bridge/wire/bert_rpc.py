@@ -86,6 +86,19 @@ def expose(names: Iterable[str] | None, rooms: Rooms) -> dict[str, dict[str, Exp
     return wanted
 
 
+def with_request_types(exposed: Mapping[str, Mapping[str, Exposed]]) -> dict[str, Mapping[str, Exposed]]:
+    """The same functions, and all of them once more by their request types, as those of the module ``erl_bridge``.
+
+    >>> chosen = expose(["shop"], {"app": [("shop.price", None)]})
+    >>> {module: list(functions) for module, functions in with_request_types(chosen).items()}
+    {'shop': ['price'], 'erl_bridge': ['shop.price']}
+    """
+    by_type = {
+        function.request_type: function for functions in exposed.values() for function in functions.values()
+    }
+    return {**exposed, "erl_bridge": by_type}
+
+
 def find(exposed: Mapping[str, Mapping[str, Exposed]], module: Any, function: Any) -> Exposed:
     """The function of that name. Raises :class:`PacketError` as the specification wants it."""
     functions = exposed.get(module.name if isinstance(module, Atom) else "")

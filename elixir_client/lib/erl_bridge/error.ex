@@ -83,6 +83,17 @@ defmodule ErlBridge.Error do
     }
   end
 
+  @doc "A connection to a server ended under a request, or could not be made (`sent: false`)."
+  @spec disconnected(String.t(), term, map) :: t
+  def disconnected(server, reason, context \\ %{}) do
+    %__MODULE__{
+      type: :process_crashed,
+      message: "the connection to #{server} #{reason}",
+      context: context,
+      strategy: :restart_process
+    }
+  end
+
   @doc "Python could not be started at all."
   @spec not_started(String.t()) :: t
   def not_started(why) do

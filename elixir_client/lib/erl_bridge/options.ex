@@ -12,6 +12,7 @@ defmodule ErlBridge.Options do
 
   @type schema ::
           :start
+          | :connect
           | :call
           | :async
           | :cast
@@ -90,6 +91,12 @@ defmodule ErlBridge.Options do
     app: [
       type: :string,
       doc: "handlers of your own, as `\"package.module:app\"`"
+    ],
+    connect: [
+      type: {:options, :connect},
+      doc:
+        "a server of BERT-RPC to ask, `python -m erl_bridge tcp` on this host or another, instead of a Python " <>
+          "of our own, `[host: \"10.0.0.7\", port: 8000]`: `ErlBridge.Bert`"
     ],
     cd: [type: :string, doc: "the folder in which Python runs"],
     env: [
@@ -180,6 +187,24 @@ defmodule ErlBridge.Options do
       type: {:options_or_false, :circuit_breaker},
       default: [],
       doc: "when requests are refused for a while, `ErlBridge.CircuitBreaker`; `false` for never"
+    ]
+  ]
+
+  @connect [
+    host: [type: :string, default: "127.0.0.1", doc: "its name or its address"],
+    port: [type: {:integer, 1..65_535}, default: 8000, doc: "its port"],
+    token: [type: :string, doc: "the token that it wants to see (`--token-file`)"],
+    ssl: [
+      type: :any,
+      default: false,
+      doc:
+        "`true` or options of `:ssl`, `[cacertfile: path, certfile: path, keyfile: path]`; the server's " <>
+          "certificate is checked, by the system's authorities unless told"
+    ],
+    connect_timeout: [
+      type: :pos_integer,
+      default: 5_000,
+      doc: "how many milliseconds a connection may take to be there"
     ]
   ]
 
@@ -715,6 +740,7 @@ defmodule ErlBridge.Options do
     retry_budget: @retry_budget,
     circuit_breaker: @circuit_breaker,
     cache: @cache,
+    connect: @connect,
     cache_fetch: @cache_fetch,
     cache_put: @cache_put,
     data_file: @data_file,

@@ -22,10 +22,13 @@ defmodule ErlBridge.OsProcess do
   @doc """
   How much processor time a process has used so far, to be compared with an earlier answer only:
   the system's ticks from `/proc`, the text of `ps` where there is no `/proc` (macOS), or `nil` where
-  there is neither, and for a process that is gone.
+  there is neither, for a process that is gone, and for `nil`, which is one of another host.
   """
-  @spec cpu_time(pos_integer, Path.t()) :: non_neg_integer | String.t() | nil
-  def cpu_time(os_pid, proc \\ "/proc") do
+  @spec cpu_time(pos_integer | nil, Path.t()) :: non_neg_integer | String.t() | nil
+  def cpu_time(os_pid, proc \\ "/proc")
+  def cpu_time(nil, _proc), do: nil
+
+  def cpu_time(os_pid, proc) do
     case File.read(Path.join([proc, "#{os_pid}", "stat"])) do
       {:ok, stat} -> user_and_system(stat)
       {:error, _reason} -> if not File.exists?(proc), do: time_of_ps(os_pid)

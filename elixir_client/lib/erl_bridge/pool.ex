@@ -180,7 +180,7 @@ defmodule ErlBridge.Pool do
     state = %__MODULE__{
       bridge: bridge,
       options: options_in,
-      settings: Map.take(options, @settings),
+      settings: options |> Map.take(@settings) |> Map.put(:worker, worker_module(options)),
       route: route
     }
 
@@ -275,6 +275,9 @@ defmodule ErlBridge.Pool do
 
   def handle_info(_answer_of_one_that_is_gone, state), do: {:noreply, state}
 
+  defp worker_module(%{connect: _server}), do: ErlBridge.Bert.Worker
+  defp worker_module(_a_python_of_our_own), do: Worker
+
   defp breaker(_bridge, %{circuit_breaker: false}), do: nil
 
   defp breaker(bridge, _options) do
@@ -326,7 +329,12 @@ defmodule ErlBridge.Pool do
     post = %{pool: self(), load: load, waiting: route.waiting}
 
     {:ok, worker} =
-      Worker.start_under(state.bridge, {state.options, post}, state.settings.shutdown_timeout)
+      Worker.start_under(
+        state.bridge,
+        state.settings.worker,
+        {state.options, post},
+        state.settings.shutdown_timeout
+      )
 
     Process.monitor(worker)
     {worker, load}
@@ -522,15 +530,24 @@ defmodule ErlBridge.Pool do
     idle = if cpu_time == check.cpu_time, do: check.idle + 1, else: 0
 
     if idle == @idle_periods do
-      Logger.error(
-        "Python (OS process #{slot.hello.os_pid}) answers no health check and does nothing: it is killed"
-      )
-
-      OsProcess.signal(slot.hello.os_pid, "KILL")
+      end_silent(slot.hello.os_pid, slot.worker)
       state
     else
       put_slot(state, index, %{slot | check: expect(state, index, check.ref, cpu_time, idle)})
     end
+  end
+
+  defp end_silent(nil, worker) do
+    Logger.error("a server answers no health check: all connections to it are closed")
+    Process.exit(worker, :kill)
+  end
+
+  defp end_silent(os_pid, _worker) do
+    Logger.error(
+      "Python (OS process #{os_pid}) answers no health check and does nothing: it is killed"
+    )
+
+    OsProcess.signal(os_pid, "KILL")
   end
 
   ## The queue

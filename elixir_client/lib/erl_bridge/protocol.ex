@@ -19,7 +19,7 @@ defmodule ErlBridge.Protocol do
   a frame is and whose, by its first bytes; `decode/1` reads it whole where it is wanted.
   """
 
-  alias ErlBridge.Error
+  alias ErlBridge.{Bert, Error}
 
   @typedoc "Every id on the wire is of this range: the external term format has one way to write it, in five bytes."
   @type id :: 256..0x7FFFFFFF
@@ -32,9 +32,9 @@ defmodule ErlBridge.Protocol do
 
   @type message ::
           {:hello, map}
-          | {:ok, id, term}
+          | {:ok, id | nil, term}
           | {:error, id | nil, map}
-          | {:event, id, map}
+          | {:event, id | nil, map}
           | {:call, term, id, term, [term]}
 
   @type glimpse ::
@@ -153,7 +153,7 @@ defmodule ErlBridge.Protocol do
     end
   end
 
-  @doc "Decodes a frame. Atoms that do not exist in this node make it unreadable."
+  @doc "Decodes a frame, of the Port or of BERT-RPC. Atoms that do not exist in this node make it unreadable."
   @spec decode(binary) :: {:ok, message} | {:error, Error.t()}
   def decode(frame) do
     classify(:erlang.binary_to_term(frame, [:safe]))
@@ -171,8 +171,10 @@ defmodule ErlBridge.Protocol do
   defp classify({:event, _id, event} = message) when is_map(event), do: {:ok, message}
   defp classify({:call, _, _, _name, args} = message) when is_list(args), do: {:ok, message}
 
-  defp classify(other),
-    do:
-      {:error,
-       Error.unreadable("expected a message of the protocol, got: #{inspect(other, limit: 20)}")}
+  defp classify(other) do
+    with :error <- Bert.message(other) do
+      what = inspect(other, limit: 20)
+      {:error, Error.unreadable("expected a message of the protocol, got: #{what}")}
+    end
+  end
 end

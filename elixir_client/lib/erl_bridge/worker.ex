@@ -49,12 +49,12 @@ defmodule ErlBridge.Worker do
   ## What others call
 
   @doc """
-  Starts a worker under the supervisor of a bridge's workers. It says `{:up, worker, hello}` to its
+  Starts a worker, this one or `ErlBridge.Bert.Worker`, under the supervisor of a bridge's workers. It says `{:up, worker, hello}` to its
   pool when Python is ready; when that cannot be, it ends with `{:shutdown, error}`.
   """
-  @spec start_under(pid, {(() -> map), post}, timeout) :: {:ok, pid}
-  def start_under(bridge, arguments, shutdown_timeout) do
-    spec = Map.put(child_spec(arguments), :shutdown, ends_within(shutdown_timeout))
+  @spec start_under(pid, module, {(() -> map), post}, timeout) :: {:ok, pid}
+  def start_under(bridge, module, arguments, shutdown_timeout) do
+    spec = Map.put(module.child_spec(arguments), :shutdown, ends_within(shutdown_timeout))
     {:ok, _worker} = DynamicSupervisor.start_child(supervisor(bridge), spec)
   end
 
@@ -89,6 +89,66 @@ defmodule ErlBridge.Worker do
       },
       other
     )
+  end
+
+  @doc "Gives back the room of a request that is answered; `bytes` is `nil` for one that took none."
+  @spec make_room(post, non_neg_integer | nil) :: :ok
+  def make_room(_post, nil), do: :ok
+
+  def make_room(%{load: load} = post, bytes) do
+    # Not of health checks, which come between any two looks at an idle worker.
+    Load.note_answer(load)
+    Load.give_back(load, bytes)
+    tell_waiting(post)
+  end
+
+  @doc """
+  Forgets load that is counted while nothing was in flight, twice in a row and with no answer in
+  between: callers took it that were killed before they could send.
+
+  Takes and gives the count of answers at the last such look.
+  """
+  @spec forget_load(post, boolean, integer | nil) :: integer | nil
+  def forget_load(%{load: load} = post, nothing_in_flight?, idle_at) do
+    idle? = nothing_in_flight? and Load.requests(load) > 0
+    answers = Load.answers(load)
+
+    if idle? and idle_at == answers do
+      Load.clear(load)
+      tell_waiting(post)
+    end
+
+    if idle?, do: answers
+  end
+
+  defp tell_waiting(post) do
+    if :atomics.get(post.waiting, 1) > 0, do: send(post.pool, :room)
+    :ok
+  end
+
+  @doc "Answers a request with a result that this side made."
+  @spec answer(map | nil, {:ok, term} | {:error, Error.t()}) :: :ok
+  def answer(%{reply_to: reply_to}, result) do
+    send(reply_to, {reply_to, :done, result})
+    :ok
+  end
+
+  def answer(_nobody, _result), do: :ok
+
+  @doc "Hands a frame on to who waits for it."
+  @spec forward(map | nil, :event | :final, binary) :: :ok
+  def forward(%{reply_to: reply_to}, kind, frame) do
+    send(reply_to, {reply_to, kind, frame})
+    :ok
+  end
+
+  def forward(_nobody, _kind, _frame), do: :ok
+
+  @doc "Has another worker take a request, which this one did not send."
+  @spec refuse(map) :: :ok
+  def refuse(%{reply_to: reply_to}) do
+    send(reply_to, {reply_to, :not_taken})
+    :ok
   end
 
   @doc false
@@ -215,19 +275,8 @@ defmodule ErlBridge.Worker do
     Enum.each(tasks, &Process.exit(&1, :kill))
   end
 
-  # Load that is counted while nothing was in flight, twice in a row and with no answer in between,
-  # was taken by callers that were killed before they could send.
-  defp tidy(%{post: %{load: load}} = state) do
-    idle? = Inflight.idle?(state.inflight) and Load.requests(load) > 0
-    answers = Load.answers(load)
-    if idle? and state.idle_at == answers, do: forget_load(state.post)
-    %{state | idle_at: if(idle?, do: answers)}
-  end
-
-  defp forget_load(post) do
-    Load.clear(post.load)
-    tell_waiting(post)
-  end
+  defp tidy(state),
+    do: %{state | idle_at: forget_load(state.post, Inflight.idle?(state.inflight), state.idle_at)}
 
   # Frames
 
@@ -235,7 +284,7 @@ defmodule ErlBridge.Worker do
     {request, tasks, inflight} = Inflight.finish(state.inflight, id)
     release(request, tasks)
     forward(request, :final, frame)
-    make_room(state.post, request)
+    make_room(state.post, request && request.bytes)
     %{state | inflight: inflight}
   end
 
@@ -265,24 +314,6 @@ defmodule ErlBridge.Worker do
     Logger.error("a frame of #{byte_size(frame)} bytes from Python cannot be read; it is ignored")
     state
   end
-
-  defp forward(%{reply_to: reply_to}, kind, frame), do: send(reply_to, {reply_to, kind, frame})
-  defp forward(_nobody, _kind, _frame), do: :ok
-
-  defp answer(%{reply_to: reply_to}, result), do: send(reply_to, {reply_to, :done, result})
-
-  defp refuse(%{reply_to: reply_to}), do: send(reply_to, {reply_to, :not_taken})
-
-  defp make_room(%{load: load} = post, request) do
-    with %{bytes: bytes} when is_integer(bytes) <- request do
-      # Not of health checks, which come between any two looks at an idle worker.
-      Load.note_answer(load)
-      Load.give_back(load, bytes)
-      tell_waiting(post)
-    end
-  end
-
-  defp tell_waiting(post), do: if(:atomics.get(post.waiting, 1) > 0, do: send(post.pool, :room))
 
   # Functions that Python calls
 

@@ -34,6 +34,35 @@ defmodule ErlBridge.Live do
   def start!(options \\ []),
     do: start_supervised!({ErlBridge, options(options)}, restart: :temporary)
 
+  @doc """
+  Starts `erl_bridge tcp` with the shared bridge's handlers, for this test or all tests of a module; its port.
+  """
+  @spec tcp_server!([String.t()]) :: %{tcp_port: pos_integer, tcp_os_pid: pos_integer}
+  def tcp_server!(arguments \\ []) do
+    usual = ["-m", "erl_bridge", "tcp", "--app", "bridge_app:app", "--no-preload"]
+
+    port =
+      Port.open({:spawn_executable, System.fetch_env!("ERL_BRIDGE_PYTHON")}, [
+        :binary,
+        line: 1_000,
+        cd: @support,
+        args: usual ++ arguments
+      ])
+
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    # Its stdin and stdout close with this process; only a signal ends it.
+    watch = ErlBridge.Reaper.watch(os_pid)
+
+    on_exit(fn ->
+      ErlBridge.OsProcess.signal(os_pid, "TERM")
+      ErlBridge.Reaper.release(watch)
+    end)
+
+    assert_receive {^port, {:data, {:eol, "ready tcp " <> place}}}
+    [_host, number] = String.split(place)
+    %{tcp_port: String.to_integer(number), tcp_os_pid: os_pid}
+  end
+
   @spec options(keyword) :: keyword
   def options(options) do
     Keyword.merge(
