@@ -93,9 +93,7 @@ def with_request_types(exposed: Mapping[str, Mapping[str, Exposed]]) -> dict[str
     >>> {module: list(functions) for module, functions in with_request_types(chosen).items()}
     {'shop': ['price'], 'erl_bridge': ['shop.price']}
     """
-    by_type = {
-        function.request_type: function for functions in exposed.values() for function in functions.values()
-    }
+    by_type = {function.request_type: function for functions in exposed.values() for function in functions.values()}
     return {**exposed, "erl_bridge": by_type}
 
 

@@ -35,15 +35,21 @@ defmodule ErlBridge.Live do
     do: start_supervised!({ErlBridge, options(options)}, restart: :temporary)
 
   @doc """
-  Starts `erl_bridge tcp` with the shared bridge's handlers, for this test or all tests of a module; its port.
+  Starts `erl_bridge tcp` with the shared bridge's handlers, for this test or all tests of a module.
+  Its process is a port of this one, which gets its exit status.
   """
-  @spec tcp_server!([String.t()]) :: %{tcp_port: pos_integer, tcp_os_pid: pos_integer}
+  @spec tcp_server!([String.t()]) :: %{
+          tcp_port: pos_integer,
+          tcp_os_pid: pos_integer,
+          tcp_process: port
+        }
   def tcp_server!(arguments \\ []) do
     usual = ["-m", "erl_bridge", "tcp", "--app", "bridge_app:app", "--no-preload"]
 
     port =
       Port.open({:spawn_executable, System.fetch_env!("ERL_BRIDGE_PYTHON")}, [
         :binary,
+        :exit_status,
         line: 1_000,
         cd: @support,
         args: usual ++ arguments
@@ -60,7 +66,7 @@ defmodule ErlBridge.Live do
 
     assert_receive {^port, {:data, {:eol, "ready tcp " <> place}}}
     [_host, number] = String.split(place)
-    %{tcp_port: String.to_integer(number), tcp_os_pid: os_pid}
+    %{tcp_port: String.to_integer(number), tcp_os_pid: os_pid, tcp_process: port}
   end
 
   @spec options(keyword) :: keyword

@@ -62,8 +62,7 @@ defmodule ErlBridge.Bert.Worker do
 
   def handle_info({:request, request, body}, state), do: ask(state, :call, request, asked(body))
 
-  def handle_info({:cast, bytes, body}, state),
-    do: ask(state, :cast, %{bytes: bytes}, asked(body))
+  def handle_info({:cast, request, body}, state), do: ask(state, :cast, request, asked(body))
 
   def handle_info({:cancel, request, reply_to}, state) do
     case find(state, :reply_to, reply_to) do
@@ -103,12 +102,7 @@ defmodule ErlBridge.Bert.Worker do
 
   # Requests
 
-  defp asked(body),
-    do:
-      Protocol.first_id()
-      |> Protocol.frame(body)
-      |> IO.iodata_to_binary()
-      |> :erlang.binary_to_term()
+  defp asked(body), do: Protocol.term(Protocol.first_id(), body)
 
   defp ask(state, kind, request, asked) do
     case connection(state) do
@@ -222,8 +216,14 @@ defmodule ErlBridge.Bert.Worker do
       {{connection, _id, request}, busy} ->
         Connection.close(connection)
         Worker.answer(request, {:error, Error.disconnected(connection.server, why)})
-        finish(%{state | busy: busy}, request)
+        %{state | busy: busy} |> drop_idle() |> finish(request)
     end
+  end
+
+  # A server that is gone has mostly closed these as well, only that is not heard of yet.
+  defp drop_idle(state) do
+    Enum.each(state.idle, fn {_socket, connection} -> Connection.close(connection) end)
+    %{state | idle: %{}}
   end
 
   defp drop_idle(state, socket) do
