@@ -153,7 +153,7 @@ class Connection:
         self._has_written = False
         self._has_read = False
         self._silent = 0
-        self._was_large = False
+        self._large_looks = 0
 
     # -- in the thread of the loop ---------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class Connection:
                 elif not self._has_header or not self._take_quickly(frame):
                     signal = self._receiver.receive(frame)
                     if signal is not None:
-                        self._was_large |= len(signal.data) >= LARGE
+                        self._note_size(len(signal.data))
                         self._on_signal(self, signal)
                 if self.closed:
                     return
@@ -291,7 +291,7 @@ class Connection:
             payload = etf.encode(args[-1])
         encoded = etf.encode(control)
         with self._lock:
-            self._was_large |= len(payload) >= LARGE
+            self._note_size(len(payload))
             self._sequence += 1
             self._add(dist.frames(self.flags, encoded, payload, self._sequence))
 
@@ -304,7 +304,7 @@ class Connection:
     def look(self) -> bool:
         """What is done every quarter of the tick time: tick where nothing was written, end what was silent.
 
-        True when something large has come or gone, whose memory could be given back.
+        True when something large has come or gone of late, whose memory could be given back.
         """
         if not self._has_written:
             self.tick()
@@ -313,9 +313,14 @@ class Connection:
         self._has_read = False
         if self._silent > _LOOKS and not self._has_unread():
             self._loop.call(lambda: self.end("it did not tick"))
-        has_gone = self._was_large and not self._queue
-        self._was_large &= not has_gone
-        return has_gone
+        if not self._large_looks or self._queue:
+            return False
+        self._large_looks -= 1
+        return True
+
+    def _note_size(self, size: int) -> None:
+        if size >= LARGE:
+            self._large_looks = _LOOKS  # at the first of them its handler may still have it
 
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not read, being at work."""
