@@ -25,7 +25,7 @@ defmodule ErlBridge.OsProcessTest do
   end
 
   test "the processor time of a process grows while it works, and is none when it is gone" do
-    port = Port.open({:spawn, "sh -c 'while :; do :; done'"}, [:exit_status])
+    port = Port.open({:spawn, "sh -c 'while kill -0 $PPID; do :; done'"}, [:exit_status])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     for proc <- @procs, do: assert(grows?(os_pid, proc, OsProcess.cpu_time(os_pid, proc)))
 
