@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MAGIC = int.from_bytes(b"erlrows1", "big")
 _TRAILER = Struct("=QQQQII32sI")  # magic, bytes of batches, of rows, rows, batches, bytes of atoms, SHA-256, CRC-32
 _NUMBERS = "I"
-_SYNC_EVERY = 2 << 20  # bytes after which they are synced to the disk, meanwhile
+_SYNC_EVERY = 512 << 10  # bytes after which they are synced to the disk, meanwhile
 
 
 class Damage(Exception):

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from .. import logs
 from ..app import Bridge, load, table
+from ..datasets import store  # noqa: F401 -- each job that reads a dataset would import it itself
 from ..errors import Stopped
 from ..handlers import builtin, preload
 from ..transports.port import divert_stdout

@@ -24,6 +24,9 @@ defmodule ErlBridge.Protocol do
   @typedoc "Every id on the wire is of this range: the external term format has one way to write it, in five bytes."
   @type id :: 256..0x7FFFFFFF
 
+  @typedoc "What a request is about; as a pair, with one key more whose value is a binary in pieces."
+  @type payload :: map | {map, {atom, iodata}}
+
   @typedoc "An encoded request that lacks its id and its metadata."
   @type encoded :: iodata
 
@@ -46,6 +49,7 @@ defmodule ErlBridge.Protocol do
   @map 116
   @integer 98
   @small_integer 97
+  @binary 109
 
   without_version = fn term ->
     encoded = :erlang.term_to_binary(term)
@@ -55,6 +59,7 @@ defmodule ErlBridge.Protocol do
   # Keys of every request map.
   @message_id without_version.(:message_id)
   @metadata without_version.(:metadata)
+  @payload without_version.(:payload)
 
   # What `frame/2` puts before a body: the version, the map, its first key and the id.
   @head_size 6 + byte_size(@message_id) + 5
@@ -74,17 +79,40 @@ defmodule ErlBridge.Protocol do
   def next_id(@last_id), do: @first_id
   def next_id(id), do: id + 1
 
-  @doc "Encodes what is asked for."
-  @spec encode(atom, map) :: encoded
-  def encode(request_type, payload) do
-    request = %{
-      request_type: request_type,
-      payload: payload,
-      timestamp: System.os_time(:millisecond)
-    }
+  @doc """
+  Encodes what is asked for.
 
-    [<<@version, @map, 3::32, pairs::binary>> | rest] = :erlang.term_to_iovec(request)
-    [pairs | rest]
+  Of a payload that is a pair, the second part is one key more, whose value is a binary in pieces:
+  they go out as they are, and nobody puts them together before.
+
+      iex> encoded = ErlBridge.Protocol.encode(:data_chunk, {%{chunk_index: 0}, {:data, ["in ", ["pieces"]]}})
+      iex> ErlBridge.Protocol.term(300, ErlBridge.Protocol.body(encoded, %{})).payload
+      %{chunk_index: 0, data: "in pieces"}
+  """
+  @spec encode(atom, payload) :: encoded
+  def encode(request_type, {payload, {key, pieces}}) do
+    {2, about} = pairs(%{request_type: request_type, timestamp: now()})
+    {count, pairs} = pairs(payload)
+    size = IO.iodata_length(pieces)
+    head = [@payload, <<@map, count + 1::32>>, without_version(key), <<@binary, size::32>>]
+    [about, head, pieces | pairs]
+  end
+
+  def encode(request_type, payload) do
+    {3, pairs} = pairs(%{request_type: request_type, payload: payload, timestamp: now()})
+    pairs
+  end
+
+  defp now, do: System.os_time(:millisecond)
+
+  defp pairs(map) do
+    [<<@version, @map, count::32, pairs::binary>> | rest] = :erlang.term_to_iovec(map)
+    {count, [pairs | rest]}
+  end
+
+  defp without_version(term) do
+    <<@version, encoded::binary>> = :erlang.term_to_binary(term)
+    encoded
   end
 
   @doc """
@@ -105,8 +133,7 @@ defmodule ErlBridge.Protocol do
   @doc "A request, all but its id: four pairs of a map."
   @spec body(encoded, map) :: body
   def body(encoded, metadata) do
-    <<@version, metadata::binary>> = :erlang.term_to_binary(metadata)
-    [@metadata, metadata | encoded]
+    [@metadata, without_version(metadata) | encoded]
   end
 
   @doc "The whole frame of a request: a map of five pairs, of which the first is the id."

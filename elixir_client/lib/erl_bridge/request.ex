@@ -40,7 +40,7 @@ defmodule ErlBridge.Request do
 
   With `reserve: false` it goes to a worker whatever it has in flight.
   """
-  @spec start(GenServer.server(), atom, map, map) :: {:ok, t} | {:error, Error.t()}
+  @spec start(GenServer.server(), atom, Protocol.payload(), map) :: {:ok, t} | {:error, Error.t()}
   def start(bridge, request_type, payload, options) do
     options = trace(options)
     span = Span.start(bridge, request_type, options)

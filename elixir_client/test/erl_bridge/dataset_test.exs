@@ -122,10 +122,10 @@ defmodule ErlBridge.DatasetTest do
 
     test "sends a list that only looks like one that was sent" do
       bridge = start!()
-      [first, second | rest] = rows(2_000)
-      ErlBridge.put_dataset!(bridge, [first, second | rest])
-      like_it = [first, %{second | n: 0} | rest]
-      assert like_it |> Dataset.Known.look() |> Dataset.Known.member?()
+      rows = rows(2_000)
+      ErlBridge.put_dataset!(bridge, rows)
+      like_it = List.replace_at(rows, -1, %{List.last(rows) | n: 0})
+      assert Dataset.Known.member?(like_it)
       assert %{sent_bytes: sent} = dataset = ErlBridge.put_dataset!(bridge, like_it)
       assert sent > dataset.bytes
     end

@@ -3,24 +3,21 @@ defmodule ErlBridge.Dataset.Known do
   Which lists were sent before, by a guess.
 
   To find out whether Python has a list of rows costs writing all of them as terms, without sending
-  one meanwhile. So that is done only for a list that looks like one that was sent: the same length,
-  and some rows alike. A wrong guess costs that time and nothing else, for it is the digest of all
-  rows that decides.
+  one meanwhile. So that is done only for a list that looks like one that was sent: it begins with
+  the same rows, and is as long. A wrong guess costs that time and nothing else, for it is the digest
+  of all rows that decides. A list that begins otherwise is not walked through.
 
       iex> alias ErlBridge.Dataset.Known
       iex> rows = for n <- 1..1_000, do: %{known_of_the_docs: n}
-      iex> look = Known.look(rows)
-      iex> {Known.member?(look), Known.add(look), Known.member?(look), Known.member?(Known.look(tl(rows)))}
+      iex> {Known.member?(rows), Known.add(rows, 1_000), Known.member?(rows), Known.member?(tl(rows))}
       {false, :ok, true, false}
   """
 
-  # A place in the table takes some ten words.
-  @most 10_000
+  # A place in the table takes some ten words, and a list two of them.
+  @most 20_000
 
-  @sample 32
-
-  @typedoc "How long a list is, and a hash of some of its rows."
-  @type look :: {non_neg_integer, non_neg_integer}
+  # How many rows of a list are looked at.
+  @first 32
 
   @doc "Makes the table. It belongs to the calling process."
   @spec init() :: :ok
@@ -29,27 +26,21 @@ defmodule ErlBridge.Dataset.Known do
     :ok
   end
 
-  @doc "What a list looks like. It walks through all of it."
-  @spec look([map]) :: look
-  def look(rows) do
-    length = length(rows)
-    {length, rows |> sample(max(div(length, @sample), 1), length) |> :erlang.phash2(0x100000000)}
-  end
-
-  @doc "Notes that a list like this was sent."
-  @spec add(look) :: :ok
-  def add(look) do
+  @doc "Notes that this list of so many rows was sent."
+  @spec add([map], non_neg_integer) :: :ok
+  def add(rows, count) do
     if :ets.info(__MODULE__, :size) >= @most, do: :ets.delete_all_objects(__MODULE__)
-    :ets.insert(__MODULE__, {look})
+    look = look(rows)
+    :ets.insert(__MODULE__, [{look}, {{look, count}}])
     :ok
   end
 
-  @doc "Whether a list that looks like this was sent."
-  @spec member?(look) :: boolean
-  def member?(look), do: :ets.member(__MODULE__, look)
+  @doc "Whether a list that looks like this one was sent."
+  @spec member?([map]) :: boolean
+  def member?(rows) do
+    look = look(rows)
+    :ets.member(__MODULE__, look) and :ets.member(__MODULE__, {look, length(rows)})
+  end
 
-  defp sample([row | _] = rows, step, left) when left > step,
-    do: [row | sample(:lists.nthtail(step, rows), step, left - step)]
-
-  defp sample(rows, _step, _left), do: Enum.take(rows, 1)
+  defp look(rows), do: rows |> Enum.take(@first) |> :erlang.phash2(0x100000000)
 end

@@ -196,46 +196,48 @@ defmodule ErlBridge.Dataset.Sender do
     hash = state.hash && Batches.update_hash(state.hash, batch, count)
     out = Compressor.put(state.compressor, [<<byte_size(batch)::32>>, batch])
 
-    cut(%{
-      state
-      | hash: hash,
-        rows: state.rows + count,
-        pending: [state.pending | out],
-        pending_bytes: state.pending_bytes + IO.iodata_length(out)
-    })
+    %{state | hash: hash, rows: state.rows + count} |> pend(out) |> cut()
   end
+
+  defp pend(%{pending: pending, pending_bytes: bytes} = state, out),
+    do: %{state | pending: [pending | out], pending_bytes: bytes + IO.iodata_length(out)}
 
   # What is not compressed goes batch by batch, so that each chunk begins where a batch does.
   defp cut(%{job: job} = state) do
     if state.pending_bytes >= job.chunk_bytes or job.compression == :none do
       {chunks, state} = chunks(state)
-      Enum.reduce(chunks, state, &send_chunk(&2, %{data: &1}))
+      Enum.reduce(chunks, state, &send_chunk(&2, &1, %{}))
     else
       state
     end
   end
 
-  defp chunks(%{job: job} = state) do
-    data = IO.iodata_to_binary(state.pending)
-    # Not much more than it: the last batch may be a row longer.
+  # Chunks are not much more than they should be: the last batch may be a row longer.
+  defp chunks(%{job: job, pending: pending, pending_bytes: bytes} = state) do
     most = 2 * job.chunk_bytes
-    {pieces(data, most), %{state | pending: [], pending_bytes: 0}}
+
+    chunks =
+      if bytes <= most,
+        do: [{pending, bytes}],
+        else: pending |> IO.iodata_to_binary() |> pieces(most)
+
+    {chunks, %{state | pending: [], pending_bytes: 0}}
   end
 
-  defp pieces(data, most) when byte_size(data) <= most, do: [data]
+  defp pieces(data, most) when byte_size(data) <= most, do: [{data, byte_size(data)}]
 
   defp pieces(data, most) do
     <<piece::binary-size(most), rest::binary>> = data
-    [piece | pieces(rest, most)]
+    [{piece, most} | pieces(rest, most)]
   end
 
   defp finish_transfer(%{job: job} = state) do
     rest = Compressor.finish(state.compressor)
-    {chunks, state} = chunks(%{state | pending: [state.pending | rest]})
+    {chunks, state} = state |> pend(rest) |> chunks()
     {last, others} = List.pop_at(chunks, -1)
-    state = Enum.reduce(others, state, &send_chunk(&2, %{data: &1}))
+    state = Enum.reduce(others, state, &send_chunk(&2, &1, %{}))
     id = job.dataset_id || Batches.final_hash(state.hash)
-    state |> send_chunk(%{data: last, is_final: true, dataset_id: id}) |> settle() |> complete!()
+    state |> send_chunk(last, %{is_final: true, dataset_id: id}) |> settle() |> complete!()
   end
 
   defp complete!(%{result: nil}) do
@@ -246,14 +248,14 @@ defmodule ErlBridge.Dataset.Sender do
 
   ## Chunks under way
 
-  defp send_chunk(state, content) do
+  defp send_chunk(state, {data, bytes}, about) do
     state = make_room(state)
+    about = Map.merge(about, %{transfer_id: state.job.transfer_id, chunk_index: state.index})
 
     chunk = %{
-      payload:
-        Map.merge(content, %{transfer_id: state.job.transfer_id, chunk_index: state.index}),
+      payload: {about, {:data, data}},
       index: state.index,
-      bytes: byte_size(content.data),
+      bytes: bytes,
       rows: state.rows - state.sent_rows,
       rows_so_far: state.rows,
       request: nil,
@@ -388,7 +390,7 @@ defmodule ErlBridge.Dataset.Sender do
   end
 
   # The last one is answered when all is synced to the disk, which takes as long as it takes.
-  defp start_request(state, %{payload: %{is_final: true} = payload}),
+  defp start_request(state, %{payload: {%{is_final: true}, _data} = payload}),
     do: start(state, :data_chunk, payload, Deadline.remaining(state.job.deadline))
 
   defp start_request(state, %{payload: payload}),

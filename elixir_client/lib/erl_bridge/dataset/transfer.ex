@@ -22,34 +22,30 @@ defmodule ErlBridge.Dataset.Transfer do
   @doc "Sends rows. The options are those of `ErlBridge.put_dataset/3`, validated."
   @spec put(GenServer.server(), Enumerable.t(), map) :: result
   def put(bridge, rows, options) do
-    look = if is_list(rows), do: Known.look(rows)
-    options = Map.put(options, :total, look && elem(look, 0))
-
     with {:ok, route} <- Route.lookup(bridge),
          {:ok, options} <- Route.pin(route, options),
-         {:ok, id} <- known_id(rows, look, options) do
+         {:ok, id} <- known_id(rows, options) do
       job = job(bridge, route, id, options)
 
       with {:ok, dataset} <- attempt(job, rows, options, job.policy.max_retries) do
-        if look, do: Known.add(look)
+        if is_list(rows), do: Known.add(rows, dataset.rows)
         {:ok, %{dataset | node: route.cluster && options.node}}
       end
     end
   end
 
   # The digest is known before the rows are sent, where that may spare the sending.
-  defp known_id(_rows, _look, %{dataset_id: id}), do: {:ok, id}
+  defp known_id(_rows, %{dataset_id: id}), do: {:ok, id}
 
-  defp known_id(rows, look, options) do
-    if options.digest == :first or (options.digest == :auto and seen?(look)),
+  defp known_id(rows, options) do
+    if options.digest == :first or (options.digest == :auto and seen?(rows)),
       do: {:ok, Batches.digest(rows, options.chunk_bytes)},
       else: {:ok, nil}
   rescue
     error in Error -> {:error, error}
   end
 
-  defp seen?(nil), do: false
-  defp seen?(look), do: Known.member?(look)
+  defp seen?(rows), do: is_list(rows) and Known.member?(rows)
 
   defp job(bridge, route, id, options) do
     # Each request of it may be repeated.
@@ -120,8 +116,8 @@ defmodule ErlBridge.Dataset.Transfer do
       sender: sender,
       ref: ref,
       room: @ahead,
-      report: Map.get(options, :on_event, fn _event -> :ok end),
-      total: options.total,
+      report: options[:on_event],
+      total: if(is_list(rows) and options[:on_event], do: length(rows)),
       sent_bytes: 0,
       began: now(),
       reported: now()
@@ -203,6 +199,8 @@ defmodule ErlBridge.Dataset.Transfer do
       link
     end
   end
+
+  defp tell(%{report: nil}, _done, _total), do: :ok
 
   defp tell(link, done, total) do
     event = %{
