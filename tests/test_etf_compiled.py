@@ -324,6 +324,38 @@ def test_maps_of_one_shape_are_maps_of_their_own(codec: backends.Backend) -> Non
     assert again[2:] == rows[2:]
 
 
+@each_codec
+@pytest.mark.parametrize("binaries", BINARIES)
+def test_maps_of_one_shape_in_calls_of_their_own(codec: backends.Backend, binaries: str) -> None:
+    terms: list[Any] = [{Atom("id"): n, "b": [n], Atom("c"): Atom(f"c{n}")} for n in range(6)]
+    terms += [{"x": n, "y": float(n)} for n in range(6)] + [{"y": n, "x": n} for n in range(6)]
+    terms += [{Atom("__struct__"): Atom("Elixir.Odd"), "x": n} for n in range(6)]
+    terms += [{f"{first}": n, "b": n, "c": n} for n in range(4) for first in range(100)]
+    decoded = [codec.decode(python.encode(term), binaries=binaries) for term in terms]
+    assert [shape(term) for term in decoded] == [
+        shape(python.decode(python.encode(term), binaries=binaries)) for term in terms
+    ]
+    decoded[0].clear()
+    decoded[1]["new"] = decoded[1]
+    assert codec.decode(python.encode(terms[2])) == terms[2]
+
+
+def test_a_shape_that_is_replaced_lets_go_of_its_atoms() -> None:
+    gone: list[Any] = []
+    atom = Atom("a key that is forgotten")
+    row = python.encode({atom: 1, "b": 2})
+    for _ in range(3):
+        compiled.decode(row)
+    weakref.finalize(atom, lambda: gone.append(compiled.decode(python.encode({"x": [1], "y": 2}))))
+    del atom
+    others = (Atom(f"other {n}") for n in range(100_000))  # more than it takes, whatever the slots of the caches
+    while not gone:
+        other = python.encode({next(others): 1, "b": 2})
+        for _ in range(2):
+            compiled.decode(other)
+    assert gone == [{"x": [1], "y": 2}]
+
+
 LONG = b"l" + struct.pack(">I", 300) + b"m\0\0\0\1a" * 300
 
 

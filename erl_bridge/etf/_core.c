@@ -373,6 +373,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->atoms[i].atom);
         Py_VISIT(state->keys[i]);
     }
+    for (size_t i = 0; i < SHAPES; i++) Py_VISIT(state->shapes[i].pattern);
     return 0;
 }
 
@@ -389,6 +390,7 @@ static int clear(PyObject *module)
         Py_CLEAR(state->atoms[i].atom);
         Py_CLEAR(state->keys[i]);
     }
+    for (size_t i = 0; i < SHAPES; i++) Py_CLEAR(state->shapes[i].pattern);
     return 0;
 }
 

@@ -36,8 +36,9 @@ enum {
 
 /* Two caches of fixed size: texts that were keys of maps lately, and atoms. A slot is chosen by a hash of the bytes;
    what comes later replaces what was there. So rows of one shape share their keys, with hashes that are known. */
-#define CACHE_SLOTS 512 /* a power of two */
-#define MAX_CACHED 40   /* bytes of a text or an atom that is cached */
+#define CACHE_BITS 9
+#define CACHE_SLOTS (1 << CACHE_BITS)
+#define MAX_CACHED 40 /* bytes of a text or an atom that is cached */
 
 typedef struct {
     PyObject *atom;      /* an Atom, True, False or None; NULL in an empty slot */
@@ -45,6 +46,16 @@ typedef struct {
     uint32_t size;
     uint8_t bytes[MAX_CACHED];
 } AtomSlot;
+
+/* The keys of a map that came before. When a second map has the same ones, a dict with them is made, which is then
+   copied for each further map: that is quicker than to put in key after key. Chosen by the first key and the number. */
+enum { SHAPES = 32, MIN_SHAPE = 2, MAX_SHAPE = 16 }; /* the number of shapes is a power of two */
+
+typedef struct {
+    Py_ssize_t count;
+    PyObject *pattern; /* a dict of the keys, all with the value None; NULL as long as only one map had them */
+    PyObject *keys[MAX_SHAPE]; /* held by the pattern; without one they are not looked at, but for where they are */
+} Shape;
 
 /* The ceilings of one erl_bridge.etf.Limits. */
 typedef struct {
@@ -74,6 +85,7 @@ typedef struct {
     uint64_t generation;        /* counts the calls of decode() */
     AtomSlot atoms[CACHE_SLOTS];
     PyObject *keys[CACHE_SLOTS]; /* ASCII str objects, or NULL */
+    Shape shapes[SHAPES];
 } State;
 
 /* Both return a new reference; or NULL, with an exception set or not: then the pure-Python backend is to be asked. */
@@ -100,7 +112,8 @@ typedef struct {
 PyObject *core_encode(State *state, const EncodeArguments *arguments, EncodeOutcome *outcome);
 
 /* In _core_dict.c. A dict with the keys of `pattern`, whose values are all None, and the values of `count` pairs, which are
-   in the order of these keys. Whether the garbage collector has to know of it is left to the caller. */
+   in the order of these keys. It takes the references to the values; where it fails, it takes none. Whether the garbage
+   collector has to know of the dict is left to the caller. */
 PyObject *copy_with_values(PyObject *pattern, PyObject **pairs, Py_ssize_t count);
 
 /* UTF-8, in _core_utf8.c. */
@@ -115,6 +128,13 @@ static inline uint64_t load_word(const uint8_t *p)
     uint64_t word;
     memcpy(&word, p, sizeof word);
     return word;
+}
+
+static inline uint32_t load_half(const uint8_t *p)
+{
+    uint32_t half;
+    memcpy(&half, p, sizeof half);
+    return half;
 }
 
 static inline uint32_t get_u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }

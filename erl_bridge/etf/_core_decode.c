@@ -28,17 +28,6 @@ typedef struct {
    made when all its terms are there, so that nobody comes upon one that is not finished. */
 enum { LONG_LIST = 256 };
 
-/* The keys of a map that came before. When a second map has the same ones, a dict with them is made, which is then
-   copied for each further map: that is quicker than to put in key after key. */
-enum { SHAPES = 8, MIN_SHAPE = 3, MAX_SHAPE = 16 }; /* the number of shapes is a power of two */
-
-typedef struct {
-    Py_ssize_t count;
-    PyObject *pattern; /* a dict of the keys, all with the value None; NULL as long as only one map had them */
-    int has_struct;
-    PyObject *keys[MAX_SHAPE]; /* held by the pattern; without one they are not looked at, but for where they are */
-} Shape;
-
 enum { FEW_VALUES = 64, FEW_FRAMES = 16, FEW_ATOMS = 48 };
 
 typedef struct {
@@ -60,11 +49,10 @@ typedef struct {
     Py_ssize_t outer;  /* terms that the containers around the one that is being read still lack */
     Py_ssize_t terms;  /* in all */
 
+    int counts_atoms;   /* somebody wants them, or they could be too many */
     PyObject *atom_set; /* the different atoms, once there are more than a few */
     int atom_count;
     int collector_paused;
-    unsigned shapes_in_use; /* a bit for each */
-    Shape shapes[SHAPES];
     PyObject *few_atoms[FEW_ATOMS];
     PyObject *few_values[FEW_VALUES];
     Frame few_frames[FEW_FRAMES];
@@ -211,12 +199,12 @@ static inline uint32_t hash_of(const uint8_t *bytes, size_t size)
         hash = (hash ^ hash >> 29 ^ load_word(bytes + size / 2 - 4)) * factor;
         hash ^= hash >> 29 ^ load_word(bytes + size - 8);
     } else if (size >= 4) {
-        hash ^= (uint64_t)get_u32(bytes) << 32 ^ (uint64_t)get_u32(bytes + size - 4) << 3;
+        hash ^= (uint64_t)load_half(bytes) << 32 ^ (uint64_t)load_half(bytes + size - 4) << 3;
     } else if (size) {
         hash ^= (uint64_t)bytes[0] << 24 | (uint64_t)bytes[size / 2] << 16 | (uint64_t)bytes[size - 1] << 8;
     }
     hash *= factor;
-    return (uint32_t)(hash >> 40) & (CACHE_SLOTS - 1);
+    return (uint32_t)(hash >> (64 - CACHE_BITS)); /* only the highest bits depend on all that was multiplied */
 }
 
 /* memcmp() == 0 for names: a call of it took a twelfth of the time that rows of one shape take. */
@@ -228,7 +216,9 @@ static inline int are_same(const uint8_t *one, const uint8_t *other, size_t size
         }
         return load_word(one + size - 8) == load_word(other + size - 8);
     }
-    if (size >= 4) return get_u32(one) == get_u32(other) && get_u32(one + size - 4) == get_u32(other + size - 4);
+    if (size >= 4) {
+        return load_half(one) == load_half(other) && load_half(one + size - 4) == load_half(other + size - 4);
+    }
     for (size_t at = 0; at < size; at++) {
         if (one[at] != other[at]) return 0;
     }
@@ -248,29 +238,23 @@ static int note_in_set(Decoder *d, PyObject *atom)
     return PySet_GET_SIZE(d->atom_set) > d->ceilings.atoms ? -1 : 0;
 }
 
-/* Counts the different atoms. While they are few one may be counted twice (when a slot of the cache was used for
-   another in between): past the limit the pure-Python decoder counts again. */
+/* Counts the different atoms, where that is needed. While they are few one may be counted twice (when a slot of the
+   cache was used for another in between): past the limit the pure-Python decoder counts again. */
 static int note_atom(Decoder *d, PyObject *atom)
 {
+    if (!d->counts_atoms) return 0;
     if (d->atom_count == FEW_ATOMS) return note_in_set(d, atom);
     d->few_atoms[d->atom_count++] = Py_NewRef(atom);
     return d->atom_count > d->ceilings.atoms ? -1 : 0;
 }
 
-/* The atom with these bytes in UTF-8: a new reference. */
-static PyObject *find_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
+static inline int is_in_slot(const AtomSlot *slot, const uint8_t *bytes, uint32_t size)
 {
-    AtomSlot *slot = NULL;
-    if (size <= MAX_CACHED) {
-        slot = &d->state->atoms[hash_of(bytes, size)];
-        if (slot->atom && slot->size == size && are_same(slot->bytes, bytes, size)) {
-            if (slot->generation != d->generation) {
-                slot->generation = d->generation;
-                if (note_atom(d, slot->atom) < 0) return NULL;
-            }
-            return Py_NewRef(slot->atom);
-        }
-    }
+    return slot->atom && slot->size == size && are_same(slot->bytes, bytes, size);
+}
+
+static PyObject *find_unknown_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
+{
     resume_collector(d);
     PyObject *key = PyBytes_FromStringAndSize((const char *)bytes, size);
     if (!key) return NULL;
@@ -281,15 +265,28 @@ static PyObject *find_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
         Py_DECREF(atom);
         return NULL;
     }
-    if (slot) {
-        PyObject *old = slot->atom;
-        slot->atom = Py_NewRef(atom);
-        slot->generation = d->generation;
-        slot->size = size;
-        memcpy(slot->bytes, bytes, size);
-        Py_XDECREF(old);
-    }
+    if (size > MAX_CACHED) return atom;
+    AtomSlot *slot = &d->state->atoms[hash_of(bytes, size)];
+    PyObject *old = slot->atom;
+    slot->atom = Py_NewRef(atom);
+    slot->generation = d->generation;
+    slot->size = size;
+    memcpy(slot->bytes, bytes, size);
+    Py_XDECREF(old);
     return atom;
+}
+
+/* The atom with these bytes in UTF-8: a new reference. */
+static inline PyObject *find_atom(Decoder *d, const uint8_t *bytes, uint32_t size)
+{
+    if (size > MAX_CACHED) return find_unknown_atom(d, bytes, size);
+    AtomSlot *slot = &d->state->atoms[hash_of(bytes, size)];
+    if (!is_in_slot(slot, bytes, size)) return find_unknown_atom(d, bytes, size);
+    if (d->counts_atoms && slot->generation != d->generation) {
+        slot->generation = d->generation;
+        if (note_atom(d, slot->atom) < 0) return NULL;
+    }
+    return Py_NewRef(slot->atom);
 }
 
 /* ---- what is rare: Python reads it ---- */
@@ -390,6 +387,20 @@ static inline PyObject *read_binary(Decoder *d)
     return PyBytes_FromStringAndSize((const char *)bytes, size);
 }
 
+static inline PyObject *read_small_integer(Decoder *d)
+{
+    if (bytes_left(d) < 2) return NULL;
+    d->at += 2;
+    return Py_NewRef(d->state->bytes[d->at[-1]]);
+}
+
+static inline PyObject *read_integer(Decoder *d)
+{
+    if (bytes_left(d) < 5) return NULL;
+    d->at += 5;
+    return PyLong_FromLong((int32_t)get_u32(d->at - 4));
+}
+
 static inline PyObject *read_float(Decoder *d)
 {
     if (bytes_left(d) < 9) return NULL;
@@ -423,7 +434,7 @@ static PyObject *read_big(Decoder *d, Py_ssize_t header)
     return number;
 }
 
-static PyObject *read_atom(Decoder *d, Py_ssize_t header)
+static inline PyObject *read_atom(Decoder *d, Py_ssize_t header)
 {
     if (bytes_left(d) < header) return NULL;
     uint32_t size = header == 2 ? d->at[1] : get_u16(d->at + 1);
@@ -596,8 +607,9 @@ static int kind_of_simple(State *state, PyObject *key)
     return ODD;
 }
 
-static int kind_of_key(State *state, PyObject *key)
+static inline int kind_of_key(State *state, PyObject *key)
 {
+    if (Py_IS_TYPE(key, &PyUnicode_Type) || Py_IS_TYPE(key, (PyTypeObject *)state->atom_type)) return SALTED;
     if (!PyTuple_CheckExact(key)) return kind_of_simple(state, key);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++) {
         if (kind_of_simple(state, PyTuple_GET_ITEM(key, i)) == ODD) return ODD;
@@ -658,34 +670,21 @@ static void drop(Decoder *d, Py_ssize_t base)
     while (d->top > base) Py_DECREF(d->values[--d->top]);
 }
 
-/* Leaves a dict that can hold no cycle to itself: an Atom is an object that could hold others, but it holds none. What
-   is put into the dict later makes Python track it again (this was changed after 3.12). */
-static void untrack(PyObject *dict)
+/* A dict that can hold no cycle is left to itself: an Atom is an object that could hold others, but it holds none. What
+   is put into the dict later makes Python track it, until 3.13. */
+static void track(PyObject *dict, int light)
 {
 #if PY_VERSION_HEX < 0x030D0000
-    PyObject_GC_UnTrack(dict);
-#else
-    (void)dict;
+    if (light) PyObject_GC_UnTrack(dict);
 #endif
-}
-
-static void track(PyObject *dict)
-{
-    if (!PyObject_GC_IsTracked(dict)) PyObject_GC_Track(dict);
+    if ((!light || PY_VERSION_HEX >= 0x030E0000) && !PyObject_GC_IsTracked(dict)) PyObject_GC_Track(dict);
 }
 
 static Shape *shape_of(Decoder *d, Py_ssize_t base, Py_ssize_t count)
 {
     if (count < MIN_SHAPE || count > MAX_SHAPE) return NULL;
     uintptr_t first = (uintptr_t)d->values[base] >> 4;
-    unsigned at = (unsigned)(first ^ first >> 4 ^ (uintptr_t)count) & (SHAPES - 1);
-    Shape *shape = &d->shapes[at];
-    if (!(d->shapes_in_use & 1u << at)) {
-        d->shapes_in_use |= 1u << at;
-        shape->count = 0;
-        shape->pattern = NULL;
-    }
-    return shape;
+    return &d->state->shapes[(first ^ first >> 5 ^ (uintptr_t)count) & (SHAPES - 1)];
 }
 
 static int has_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, const Shape *shape)
@@ -697,33 +696,45 @@ static int has_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, const Shape 
     return 1;
 }
 
-static void note_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, Shape *shape)
+/* Takes the reference to the pattern, which may be NULL. */
+static void note_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, PyObject *pattern, Shape *shape)
 {
-    Py_CLEAR(shape->pattern);
+    PyObject *old = shape->pattern;
+    if (old) resume_collector(d); /* with it goes, perhaps, an atom that Python code waits for */
     shape->count = count;
+    shape->pattern = pattern;
     for (Py_ssize_t i = 0; i < count; i++) shape->keys[i] = d->values[base + 2 * i];
+    Py_XDECREF(old);
 }
 
-/* The keys of this map are those of the one before. */
-static int make_pattern(Shape *shape, PyObject *dict)
+/* A map with these keys comes for the second time. */
+static int make_pattern(Decoder *d, Py_ssize_t base, PyObject *dict, Shape *shape)
 {
-    shape->pattern = PyDict_Copy(dict);
-    if (!shape->pattern) return -1;
-    for (Py_ssize_t i = 0; i < shape->count; i++) {
-        if (PyDict_SetItem(shape->pattern, shape->keys[i], Py_None) < 0) return -1;
+    Py_ssize_t count = PyDict_GET_SIZE(dict);
+    PyObject *pattern = PyDict_Copy(dict);
+    for (Py_ssize_t i = 0; pattern && i < count; i++) {
+        if (PyDict_SetItem(pattern, d->values[base + 2 * i], Py_None) < 0) Py_CLEAR(pattern);
     }
-    untrack(shape->pattern);
+    if (!pattern) return -1;
+    PyObject_GC_UnTrack(pattern); /* nobody else is to come upon it */
+    note_shape(d, base, count, pattern, shape);
     return 0;
 }
 
 static PyObject *copy_pattern(Decoder *d, Py_ssize_t base, const Shape *shape)
 {
-    PyObject *dict = copy_with_values(shape->pattern, d->values + base, shape->count);
-    if (!dict) return NULL;
-    int light = 1;
-    for (Py_ssize_t i = base + 1; i < d->top; i += 2) light &= holds_nothing(d->state, d->values[i]);
-    light ? untrack(dict) : track(dict);
-    drop(d, base);
+    PyObject *pattern = Py_NewRef(shape->pattern); /* its place may be taken while memory is asked for */
+    PyObject *dict = copy_with_values(pattern, d->values + base, (d->top - base) / 2);
+    if (dict) {
+        int light = 1;
+        for (PyObject **pair = d->values + base, **end = d->values + d->top; pair < end; pair += 2) {
+            Py_DECREF(pair[0]);
+            light &= holds_nothing(d->state, pair[1]);
+        }
+        d->top = base;
+        track(dict, light);
+    }
+    Py_DECREF(pattern);
     return dict;
 }
 
@@ -750,17 +761,16 @@ static PyObject *make_new_map(Decoder *d, Py_ssize_t base, Shape *shape, int *ha
         Py_DECREF(made);
         return make_careful_map(d, base, 1);
     }
-    if (shape && worst == SALTED) {
-        shape->has_struct = *has_struct;
+    if (shape && worst == SALTED && !*has_struct) {
         if (!has_shape(d, base, count, shape)) {
-            note_shape(d, base, count, shape);
-        } else if (make_pattern(shape, made) < 0) {
+            note_shape(d, base, count, NULL, shape);
+        } else if (make_pattern(d, base, made, shape) < 0) {
             Py_DECREF(made);
             return NULL;
         }
     }
     drop(d, base);
-    if (light) untrack(made);
+    if (light) track(made, 1);
     return made;
 }
 
@@ -768,14 +778,9 @@ static PyObject *make_map(Decoder *d, Py_ssize_t base)
 {
     Py_ssize_t count = (d->top - base) / 2;
     Shape *shape = shape_of(d, base, count);
+    if (shape && shape->pattern && has_shape(d, base, count, shape)) return copy_pattern(d, base, shape);
     int has_struct = 0;
-    PyObject *made;
-    if (shape && shape->pattern && has_shape(d, base, count, shape)) {
-        has_struct = shape->has_struct;
-        made = copy_pattern(d, base, shape);
-    } else {
-        made = make_new_map(d, base, shape, &has_struct);
-    }
+    PyObject *made = make_new_map(d, base, shape, &has_struct);
     if (!made || !has_struct || !d->arguments->structs || !PyDict_CheckExact(made)) return made;
     resume_collector(d);
     PyObject *value = PyObject_CallOneArg(d->state->from_fields, made);
@@ -842,34 +847,38 @@ static int read_container(Decoder *d, PyObject **term)
     return *term ? 0 : -1;
 }
 
-static PyObject *read_leaf(Decoder *d)
+/* Reads a leaf, or the header of a container. Returns 1 where a container is open now, 0 where *term is what was read, or
+   NULL as for read_container. */
+static inline int read_one(Decoder *d, PyObject **term)
 {
     switch (*d->at) {
-    case BINARY: return read_binary(d);
-    case SMALL_INTEGER:
-        if (bytes_left(d) < 2) return NULL;
-        d->at += 2;
-        return Py_NewRef(d->state->bytes[d->at[-1]]);
-    case INTEGER:
-        if (bytes_left(d) < 5) return NULL;
-        d->at += 5;
-        return PyLong_FromLong((int32_t)get_u32(d->at - 4));
-    case NEW_FLOAT: return read_float(d);
+    case SMALL_TUPLE:
+    case LARGE_TUPLE:
+    case LIST:
+    case MAP: return read_container(d, term);
+    case BINARY: *term = read_binary(d); break;
+    case SMALL_INTEGER: *term = read_small_integer(d); break;
+    case INTEGER: *term = read_integer(d); break;
+    case NEW_FLOAT: *term = read_float(d); break;
     case SMALL_ATOM_UTF8:
-    case SMALL_ATOM: return read_atom(d, 2);
+    case SMALL_ATOM: *term = read_atom(d, 2); break;
     case ATOM_UTF8:
-    case ATOM: return read_atom(d, 3);
-    case NIL: d->at++; return PyList_New(0);
-    case STRING: return read_string(d);
-    case SMALL_BIG: return read_big(d, 2);
-    case LARGE_BIG: return read_big(d, 5);
-    case NEW_PID: return read_pid(d);
+    case ATOM: *term = read_atom(d, 3); break;
+    case NIL:
+        d->at++;
+        *term = PyList_New(0);
+        break;
+    case STRING: *term = read_string(d); break;
+    case SMALL_BIG: *term = read_big(d, 2); break;
+    case LARGE_BIG: *term = read_big(d, 5); break;
+    case NEW_PID: *term = read_pid(d); break;
     case NEW_PORT:
-    case V4_PORT: return read_port(d);
-    case NEWER_REFERENCE: return read_reference(d);
-    case NEW_FUN: return NULL; /* decoder.py reads the whole term that holds a fun */
-    default: return read_rare(d);
+    case V4_PORT: *term = read_port(d); break;
+    case NEWER_REFERENCE: *term = read_reference(d); break;
+    case NEW_FUN: break; /* decoder.py reads the whole term that holds a fun */
+    default: *term = read_rare(d);
     }
+    return *term ? 0 : -1;
 }
 
 static int read_terms(Decoder *d)
@@ -878,21 +887,8 @@ static int read_terms(Decoder *d)
         while (d->frame.left) {
             if (d->at >= d->end) return -1;
             PyObject *term = NULL;
-            switch (*d->at) {
-            case SMALL_TUPLE:
-            case LARGE_TUPLE:
-            case LIST:
-            case MAP: {
-                int opened = read_container(d, &term);
-                if (opened < 0) return -1;
-                if (opened || !term) continue;
-                break;
-            }
-            default:
-                term = read_leaf(d);
-                if (!term) return -1;
-            }
-            push(d, term);
+            if (read_one(d, &term) < 0) return -1;
+            if (term) push(d, term);
         }
         if (d->frame.kind == ROOT) return d->at == d->end || !d->whole ? 0 : -1;
         if (d->frame.kind == A_LIST) {
@@ -938,9 +934,6 @@ static void clear(Decoder *d)
     if (d->values != d->few_values) PyMem_Free(d->values);
     if (d->frames != d->few_frames) PyMem_Free(d->frames);
     for (int i = 0; i < d->atom_count; i++) Py_DECREF(d->few_atoms[i]);
-    for (int i = 0; d->shapes_in_use >> i; i++) {
-        if (d->shapes_in_use >> i & 1) Py_XDECREF(d->shapes[i].pattern);
-    }
     Py_XDECREF(d->atom_set);
     Py_XDECREF(d->helper);
     Py_XDECREF(d->view);
@@ -980,9 +973,10 @@ static PyObject *decode_from(State *state, const DecodeArguments *arguments, con
     d.frames_capacity = FEW_FRAMES;
     d.outer = 0;
     d.terms = 1;
+    /* An atom has two bytes at least: most data is too short for too many. */
+    d.counts_atoms = arguments->atoms || (source->size - *at) / 2 > ceilings->atoms;
     d.atom_set = NULL;
     d.atom_count = 0;
-    d.shapes_in_use = 0;
     pause_collector(&d);
 
     PyObject *term = NULL;

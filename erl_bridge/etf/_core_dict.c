@@ -47,13 +47,16 @@ PyObject *copy_with_values(PyObject *pattern, PyObject **pairs, Py_ssize_t count
     if (!dict) return NULL;
     size_t step = 0;
     PyObject **value = first_value(dict, pairs[0], count, &step);
-    for (Py_ssize_t i = 0; i < count; i++, pairs += 2) {
-        if (value) {
-            Py_SETREF(value[(size_t)i * step], Py_NewRef(pairs[1]));
-        } else if (PyDict_SetItem(dict, pairs[0], pairs[1]) < 0) {
+    if (value) {
+        for (Py_ssize_t i = 0; i < count; i++, value += step) Py_SETREF(*value, pairs[2 * i + 1]);
+        return dict;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (PyDict_SetItem(dict, pairs[2 * i], pairs[2 * i + 1]) < 0) {
             Py_DECREF(dict);
             return NULL;
         }
     }
+    for (Py_ssize_t i = 0; i < count; i++) Py_DECREF(pairs[2 * i + 1]);
     return dict;
 }

@@ -22,12 +22,12 @@ static size_t ascii_prefix(const uint8_t *bytes, size_t size)
 
 int is_ascii(const uint8_t *bytes, size_t size)
 {
-    size_t at = ascii_prefix(bytes, size);
-    if (size - at >= 8) return 0;
-    for (; at < size; at++) {
-        if (bytes[at] & 0x80) return 0;
+    if (size >= 8) { /* the last word may be one that begins before the others end */
+        return size - ascii_prefix(bytes, size) < 8 && !(load_word(bytes + size - 8) & HIGH_BITS);
     }
-    return 1;
+    uint8_t any = 0;
+    for (size_t at = 0; at < size; at++) any |= bytes[at];
+    return !(any & 0x80);
 }
 
 static inline int is_continuation(uint8_t byte) { return (byte & 0xC0) == 0x80; }
