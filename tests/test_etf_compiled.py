@@ -409,6 +409,17 @@ def test_a_text_whose_utf8_python_keeps(codec: backends.Backend) -> None:
 
 
 @each_codec
+@pytest.mark.parametrize("letter", ["é", "ż", "🐍"])
+def test_texts_are_the_same_when_they_are_sent_again(codec: backends.Backend, letter: str) -> None:
+    for length in (1, 999, 1000, 1001, 5000):
+        text = letter * length
+        for _ in range(3):
+            assert codec.encode([text, {text: text}]).count(text.encode()) == 3
+        with pytest.raises(EncodeError, match=r"str with a lone surrogate at term\[0\]"):
+            codec.encode([text[1:] + "\ud800"])
+
+
+@each_codec
 def test_long_binaries_that_are_text_or_nearly(codec: backends.Backend) -> None:
     for before in range(4090, 4100):
         for end in ("é", "日", "🐍"):

@@ -189,18 +189,14 @@ static int freeze(Encoder *e)
 
 /* ---- leaves ---- */
 
-static int put_text(Encoder *e, PyObject *text)
+/* Python keeps the UTF-8 of a text in the str, once it was asked for: to send the text again is a copy then, at the price
+   of the memory for as long as the str lives. That is taken for texts of up to so many characters; of a long one the
+   bytes are made anew each time. */
+enum { MAX_KEPT = 1000 };
+
+static int put_long_text(Encoder *e, PyObject *text)
 {
-#if PY_VERSION_HEX < 0x030C0000
-    if (PyUnicode_READY(text) < 0) return -1;
-#endif
     size_t length = (size_t)PyUnicode_GET_LENGTH(text);
-    if (PyUnicode_IS_ASCII(text)) {
-        if (put_size(e, BINARY, length, length) < 0) return -1;
-        memcpy(e->at, PyUnicode_1BYTE_DATA(text), length);
-        e->at += length;
-        return 0;
-    }
     size_t most = PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND ? 2 : PyUnicode_KIND(text) == PyUnicode_2BYTE_KIND ? 3 : 4;
     if (length > (size_t)PY_SSIZE_T_MAX / 8 || reserve(e, 5 + most * length) < 0) return -1;
     uint8_t *begin = e->at + 5, *stop = utf8_of_text(text, begin);
@@ -208,6 +204,27 @@ static int put_text(Encoder *e, PyObject *text)
     *e->at = BINARY;
     put_u32(e->at + 1, (uint32_t)(stop - begin));
     e->at = stop;
+    return 0;
+}
+
+static int put_text(Encoder *e, PyObject *text)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (PyUnicode_READY(text) < 0) return -1;
+#endif
+    Py_ssize_t size = PyUnicode_GET_LENGTH(text);
+    const char *bytes;
+    if (PyUnicode_IS_ASCII(text)) {
+        bytes = (const char *)PyUnicode_1BYTE_DATA(text);
+    } else if (size <= MAX_KEPT) {
+        bytes = PyUnicode_AsUTF8AndSize(text, &size);
+        if (!bytes) return -1;
+    } else {
+        return put_long_text(e, text);
+    }
+    if (put_size(e, BINARY, (size_t)size, (size_t)size) < 0) return -1;
+    memcpy(e->at, bytes, (size_t)size);
+    e->at += size;
     return 0;
 }
 

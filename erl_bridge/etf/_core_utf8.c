@@ -1,6 +1,6 @@
 /* Between UTF-8 and str. CPython's own functions would do, but PyUnicode_AsUTF8 keeps a copy of what it encoded in the
-   str for as long as that lives, and PyUnicode_DecodeUTF8 makes an exception, with a copy of the bytes, of each binary
-   that is no text. */
+   str for as long as that lives, which is much for a long text, and PyUnicode_DecodeUTF8 makes an exception, with a copy
+   of the bytes, of each binary that is no text. */
 
 #include "_core.h"
 
