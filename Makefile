@@ -25,7 +25,8 @@ test: setup ## all tests of both languages, ending with how many passed
 lint: setup ## style, types and warnings, of both languages
 	@scripts/lint
 
-bench: setup ## each program of bench/ answers one question
+bench: setup ## each program of bench/ answers one question; the codecs to compare with are installed first
+	@$(python) -m pip install --quiet --disable-pip-version-check --group bench
 	@$(env) for program in bench/*.py; do $(python) "$$program" || exit; done
 
 fuzz: setup ## look for bytes that break the codec, FUZZ_SECONDS=60, then the property tests with FUZZ_EXAMPLES=20000 each

@@ -1,10 +1,11 @@
 """How fast is the codec, beside others?
 
-    .venv/bin/python bench/codec.py [--write docs/benchmarks.md]
+    .venv/bin/pip install --group bench
+    .venv/bin/python bench/codec.py [--write docs/benchmarks.md] [--note TEXT]
 
-Every codec that is installed (``.venv/bin/pip install --group bench``) gets the same data, in the
-types that it has, in a process of its own; a time is the least of many repeats. The ratios are the other's time by
-ours: 2.00 is twice as slow as the compiled backend. The last table shows how the time grows with eight times the data.
+``make bench`` does both, without writing. Every codec that is installed gets the same data, in the types that it has,
+in a process of its own; a time is the least of many repeats. The ratios are the other's time by ours: 2.00 is twice as
+slow as the compiled backend. The last table shows how the time for one item grows with the data.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import json
 import os
 import platform
 import random
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 0.3  # for the repeats of one measurement
 FRESH = "10,000 texts, not ASCII, never encoded before"
 GROWING = ("compiled", "msgspec", "pickle")  # the codecs whose growth is measured
+FACTORS = (1, 2, 4, 8, 16)  # how many times the data
 TAKES_TOO_LONG = 3.0
 
 
@@ -193,6 +196,12 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "ormsgpack": of_ormsgpack,
     "pickle": of_pickle,
 }
+GROWTH = """\
+The nanoseconds for one item (a request, a row, a number, a text), for the data above and for up to 16 times as much;
+the time for eight times the data divided by that for the data; and the pages of memory that the system gives for each
+call with eight times the data. A time that grows from one size to the next and then stays tells of the machine: objects
+that do not fit into its caches any more, and memory that Python gave back to the system and gets again. Job processes
+have theirs in huge pages."""
 ERLANG = """
 Least = fun Least(_, Best, 0) -> Best;
             Least(F, Best, N) ->
@@ -242,33 +251,41 @@ def least_of_fresh(encode: Callable[[Any], Any], term: Any) -> float:
     return best
 
 
-def measure(name: str, factor: int) -> dict[str, list[float | None]]:
-    """The times of one codec; None for what it cannot do."""
+def faults_of(action: Callable[[], object]) -> int:
+    """How many pages of memory the system had to give for one more call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    action()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def measure(name: str, factor: int, titles: list[str]) -> dict[str, list[float | None]]:
+    """The times of one codec, for encoding and decoding, and the page faults of these; None for what it cannot do."""
     encode, decode, convert = CODECS[name]()
     found: dict[str, list[float | None]] = {}
-    for title, (make, size) in CORPUS.items():
-        if factor > 1 and title.endswith(("deep", "bytes", "MiB")):
-            size = size // 8 + 1  # eight times as much must be within the limits, and of the same kind
+    for title in titles:
+        make, size = CORPUS[title]
         sys.setrecursionlimit(50_000)
         term = convert(make(size * factor))
         sys.setrecursionlimit(1000)  # what a codec meets where it is used
-        times: list[float | None] = [None, None]
+        times: list[float | None] = [None] * 4
         try:
             data = encode(term)
             if title == FRESH:
                 times[0] = least_of_fresh(encode, term)
             else:
                 times[0] = least(lambda encode=encode, term=term: encode(term))
+            times[2] = faults_of(lambda encode=encode, term=term: encode(term))
             decode(data)
             times[1] = least(lambda decode=decode, data=data: decode(data))
+            times[3] = faults_of(lambda decode=decode, data=data: decode(data))
         except Exception as error:
             print(f"{name}: {title}: {type(error).__name__}: {error}"[:120], file=sys.stderr)
         found[title] = times
     return found
 
 
-def in_a_process(name: str, factor: int = 1) -> dict[str, list[float | None]] | None:
-    command = [sys.executable, __file__, "--measure", name, "--factor", str(factor)]
+def in_a_process(name: str, factor: int = 1, titles: Iterable[str] = CORPUS) -> dict[str, list[float | None]] | None:
+    command = [sys.executable, __file__, "--measure", name, "--factor", str(factor), "--titles", *titles]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stderr.splitlines():
         if line.startswith(f"{name}: "):
@@ -329,7 +346,7 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-def report() -> list[str]:
+def report(note: str) -> list[str]:
     results = {name: found for name in CODECS if (found := in_a_process(name)) is not None}
     if any(name not in results for name in CODECS):
         print("for the codecs that are missing: .venv/bin/pip install --group bench")
@@ -340,6 +357,7 @@ def report() -> list[str]:
     own, others = results[own_name], [name for name in results if name != own_name]
     versions = ", ".join(f"{name} {version(name)}" for name in results if version(name))
     lines = ["# Benchmarks", "", f"{date.today()}, {machine()}; {versions}. Made by `bench/codec.py`.", ""]
+    lines += [note, ""] if note else []
     lines += [
         f"The least time of the backend `{own_name}`; then, for each codec, its time divided by ours: over 1 it is"
     ]
@@ -358,35 +376,38 @@ def report() -> list[str]:
 
 
 def growth(names: list[str]) -> list[str]:
-    """The last table: what does not fit into the machine's caches any more costs every codec more."""
-    grown = {}
-    for name in names:
-        larger, smaller = in_a_process(name, 8), in_a_process(name, 1)
-        if larger and smaller:
-            grown[name] = larger, smaller
-    head = ["", *(f"{name}, {which}" for name in grown for which in ("encoding", "decoding"))]
-    body = [
-        [
-            title,
-            *(ratio(large[title][at], small[title][at]) for large, small in grown.values() for at in (0, 1)),
-        ]
-        for title in CORPUS
-        if not title.endswith(("deep", "bytes", "MiB"))
-    ]
-    said = "The time for it, divided by that for the data above: ours and, on the same machine, that of others."
-    return ["", "## Eight times the data", "", said, "", *table(head, body)]
+    """The last table. A time for one item that grows and then stays tells of caches and pages, one that goes on growing
+    of an algorithm.
+    """
+    titles = [title for title in CORPUS if not title.endswith(("deep", "bytes", "MiB"))]
+    found = {name: [in_a_process(name, factor, titles) or {} for factor in FACTORS] for name in names}
+    body = []
+    for title in titles:
+        for at, which in enumerate(("encoding", "decoding")):
+            for name, results in found.items():
+                times = [taken for result in results if (taken := result.get(title, [None] * 4)[at]) is not None]
+                if len(times) == len(FACTORS):
+                    items = [CORPUS[title][1] * factor for factor in FACTORS]
+                    each = [f"{taken / count * 1e9:.1f}" for taken, count in zip(times, items, strict=True)]
+                    eight = FACTORS.index(8)
+                    grown = [ratio(times[eight], times[0]), f"{results[eight][title][at + 2]:.0f}"]
+                    body.append([f"{title}, {which}", name, *each, *grown])
+    head = ["", "", *(f"{factor} x" for factor in FACTORS), "8 x by 1 x", "page faults at 8 x"]
+    return ["", "## How the time grows", "", *GROWTH.splitlines(), "", *table(head, body)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast is the codec, beside others?")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there, too")
     parser.add_argument("--measure", choices=CODECS, help=argparse.SUPPRESS)
+    parser.add_argument("--note", default="", help="a sentence on how it was measured, for the head of the tables")
     parser.add_argument("--factor", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--titles", nargs="*", default=list(CORPUS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.factor)))
+        print(json.dumps(measure(options.measure, options.factor, options.titles)))
         return
-    text = "\n".join(report())
+    text = "\n".join(report(options.note))
     print(text)
     if options.write:
         options.write.write_text(text + "\n", encoding="utf-8")
