@@ -534,8 +534,6 @@ def test_nothing_leaks() -> None:
             outcome(compiled.encode, [term, held], atoms=[held], default=lambda _: {"t": (held, 2**70)})
         compiled.encode(compiled.decode(WHOLE), compressed=True)
 
-    references = sys.getrefcount(held), sys.getrefcount(PID), sys.getrefcount(Odd)
-
     def memory_after(rounds: int) -> int:
         for _ in range(rounds):
             everything()
@@ -545,6 +543,7 @@ def test_nothing_leaks() -> None:
     tracemalloc.start()
     try:
         filled = memory_after(10)  # the caches have what they are going to have
+        references = sys.getrefcount(held), sys.getrefcount(PID), sys.getrefcount(Odd)
         grown = memory_after(20) - filled
     finally:
         tracemalloc.stop()
