@@ -356,6 +356,20 @@ def test_a_shape_that_is_replaced_lets_go_of_its_atoms() -> None:
     assert gone == [{"x": [1], "y": 2}]
 
 
+@each_codec
+@pytest.mark.parametrize("key", ["k" * 1_000_000, "ż" * 1_000_000, b"\xff" * 1_000_000])
+def test_nothing_keeps_long_keys_of_maps_of_one_shape(codec: backends.Backend, key: str | bytes) -> None:
+    rows = [codec.encode({key: 1, **{f"{n}": n for n in range(more)}}) for more in range(1, 16)]
+    tracemalloc.start()
+    try:
+        for row in rows:
+            for _ in range(5):
+                codec.decode(row)
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+
+
 LONG = b"l" + struct.pack(">I", 300) + b"m\0\0\0\1a" * 300
 
 

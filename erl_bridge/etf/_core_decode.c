@@ -707,10 +707,21 @@ static void note_shape(Decoder *d, Py_ssize_t base, Py_ssize_t count, PyObject *
     Py_XDECREF(old);
 }
 
+/* Whether a pattern may keep the key when the call is over: all of them together keep little, whatever was sent. Longer
+   keys are no cached ones, but may lie where those of the map before lay by chance. */
+static int may_be_kept(PyObject *key)
+{
+    if (PyUnicode_CheckExact(key)) return PyUnicode_GET_LENGTH(key) <= MAX_CACHED;
+    return !PyBytes_CheckExact(key) || PyBytes_GET_SIZE(key) <= MAX_CACHED;
+}
+
 /* A map with these keys comes for the second time. */
 static int make_pattern(Decoder *d, Py_ssize_t base, PyObject *dict, Shape *shape)
 {
     Py_ssize_t count = PyDict_GET_SIZE(dict);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!may_be_kept(d->values[base + 2 * i])) return 0;
+    }
     PyObject *pattern = PyDict_Copy(dict);
     for (Py_ssize_t i = 0; pattern && i < count; i++) {
         if (PyDict_SetItem(pattern, d->values[base + 2 * i], Py_None) < 0) Py_CLEAR(pattern);
