@@ -279,12 +279,14 @@ static int put_int(Encoder *e, PyObject *number)
         *e->at = INTEGER;
         e->at = put_u32(e->at + 1, (uint32_t)value);
     } else {
-        uint64_t magnitude = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-        uint8_t *size = e->at + 1;
-        e->at[0] = SMALL_BIG;
-        e->at[2] = value < 0;
-        for (e->at += 3; magnitude; magnitude >>= 8) *e->at++ = (uint8_t)magnitude;
-        *size = (uint8_t)(e->at - size - 2);
+        uint64_t sign = 0 - (uint64_t)(value < 0), magnitude = ((uint64_t)value ^ sign) - sign; /* no jump to guess */
+        unsigned size = 8 - (unsigned)__builtin_clzll(magnitude) / 8;
+        uint8_t *out = e->at;
+        out[0] = SMALL_BIG;
+        out[1] = (uint8_t)size;
+        out[2] = value < 0;
+        for (int i = 0; i < 8; i++) out[3 + i] = (uint8_t)(magnitude >> 8 * i); /* all eight: one instruction */
+        e->at = out + 3 + size;
     }
     return 0;
 }
