@@ -259,7 +259,7 @@ def resumed() -> list[str]:
     ]
 
 
-OPTIMIZER = "random_search"
+OPTIMIZER = "mipro_v2"
 
 if __name__ == "__main__":
     main()

@@ -209,6 +209,11 @@ def os_pid_reuse(payload: Any, context: Context) -> Any:
     return os.getpid()
 
 
+@app.handler("ask_reuse", run="job", reuse=True)
+def ask_reuse(payload: Any, context: Context) -> Any:
+    return [os.getpid(), payload["text"], [context.call("double", [n]) for n in range(payload["calls"])]]
+
+
 @app.handler("remaining", run="job")
 def remaining(payload: Any, context: Context) -> Any:
     return context.remaining()

@@ -185,6 +185,17 @@ def test_each_run_has_a_local_model_of_its_own() -> None:
     assert [lm.kwargs.get("temperature") for lm in [*lms, models.build(LOCAL, runs[0]).lm]] == [1.0, None, 0.5, None]
 
 
+def test_the_adapter_of_a_type_is_kept_and_no_other() -> None:
+    from dspy.adapters import utils
+
+    assert utils.TypeAdapter(str) is utils.TypeAdapter(str)
+    one, other = utils.TypeAdapter(int | str), utils.TypeAdapter(str | int)  # equal, and not the same
+    assert (one.json_schema(), other.json_schema()) == (
+        {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+    )
+
+
 # -- the table of errors ----------------------------------------------------------------------------------------------
 
 RATE = {"retry_after": 1.5, "status": 429, "provider": "openai", "model": "m"}

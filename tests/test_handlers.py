@@ -285,6 +285,21 @@ def test_each_job_has_a_process_of_its_own_unless_it_leaves_it_for_the_next(app_
     assert app_bridge.ok("os_pid_reuse") != first
 
 
+def test_a_process_left_for_the_next_hears_requests_and_answers_in_any_order(app_bridge: BridgeProcess) -> None:
+    pids = set()
+    for number, calls in enumerate((0, 1, 0, 0, 2, 1, 0)):
+        text = "x" * (100_000 * number)  # more than is read at once
+        message_id = app_bridge.send("ask_reuse", {"calls": calls, "text": text})
+        for n in range(calls):
+            tag, call_id, *_ = app_bridge.receive()
+            assert tag is a("call")
+            app_bridge.ok("callback_result", {a("call_id"): call_id, a("result"): (a("ok"), 2 * n)})
+        (_, _, (pid, back, doubled)), _ = app_bridge.receive_for(message_id)
+        assert (back, doubled) == (text, [2 * n for n in range(calls)])
+        pids.add(pid)
+    assert len(pids) == 1
+
+
 def test_a_kept_process_that_died_meanwhile_is_not_used(app_bridge: BridgeProcess) -> None:
     pid = app_bridge.ok("os_pid_reuse")
     os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from erl_bridge.errors import Overloaded
-from erl_bridge.lanes import OrderedLane
+from erl_bridge.lanes import Lane, OrderedLane
 
 DEADLINE = 30.0
 
@@ -118,3 +118,60 @@ def test_what_fails_does_not_hold_up_what_comes_after(monkeypatch: pytest.Monkey
     assert seen.wait(DEADLINE)
     ordered.submit(lambda work: done.set(), Work("a", 5))
     assert done.wait(DEADLINE)
+
+
+# -- without an order -------------------------------------------------------------------------------------------------
+
+
+def test_a_lane_has_as_many_threads_as_it_needs_and_no_more_than_may_be() -> None:
+    plain = Lane("test", 2)
+    works = [Work(None) for _ in range(3)]
+    for work in works:
+        plain.submit(Work.__call__, work)
+    assert works[0].started.wait(DEADLINE)
+    assert works[1].started.wait(DEADLINE)
+    assert not works[2].started.is_set()
+    assert (plain.running, plain.waiting) == (2, 1)
+    works[0].go.set()
+    assert works[2].started.wait(DEADLINE)
+    works[1].go.set()
+    works[2].go.set()
+
+
+def test_a_thread_that_is_free_takes_the_next() -> None:
+    plain, done = Lane("test", 8), queue.SimpleQueue[Any]()
+    names = set()
+    for _ in range(20):
+        plain.submit(lambda work: done.put(threading.current_thread().name), None)
+        names.add(done.get(timeout=DEADLINE))
+        while plain.running:  # it is about to be free
+            pass
+    assert names == {"test"}
+    assert plain._threads == 1
+
+
+def test_a_lane_goes_on_after_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, done = Lane("test", 1), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+
+    def fail(work: Any) -> None:
+        raise ValueError
+
+    plain.submit(fail, None)
+    while plain._threads:  # the thread is about to end
+        pass
+    plain.submit(lambda work: done.set(), None)
+    assert done.wait(DEADLINE)
+    assert (plain.running, plain.waiting) == (0, 0)
+
+
+def test_a_lane_that_gets_no_thread_has_taken_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    plain = Lane("test", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            plain.submit(lambda work: None, None)
+    assert (plain.running, plain.waiting, plain._threads) == (0, 0, 0)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import deque
 
 from .. import etf
-from ..framing import HEADER, pack
+from ..framing import FrameReader, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from ..terms import Atom
 
-_NO_LIMITS = etf.Limits(**dict.fromkeys(etf.Limits.__slots__, 1 << 62))
+_NO_LIMIT = 1 << 62
+_NO_LIMITS = etf.Limits(**dict.fromkeys(etf.Limits.__slots__, _NO_LIMIT))
+_READ_SIZE = 64 * 1024
 
 
 class Channel:
@@ -27,6 +30,8 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._lock = threading.Lock()
+        self._frames = FrameReader(_NO_LIMIT)
+        self._received: deque[Any] = deque()
 
     def send(self, *message: Any, atoms: Container[Atom] | None = None) -> None:
         """Send a message, a tag and its fields. Raises :class:`erl_bridge.etf.EncodeError`, or OSError at the end."""
@@ -36,23 +41,16 @@ class Channel:
 
     def receive(self, atoms: set[Atom] | None = None) -> Any:
         """The next message, or None when the other end is gone. ``atoms`` collects the atoms that came in it."""
-        header = self._exactly(HEADER)
-        frame = header and self._exactly(int.from_bytes(header, "big"))
-        return etf.decode(frame, limits=_NO_LIMITS, atoms=atoms) if frame else None
+        while not self._received:
+            try:
+                data = self._socket.recv(_READ_SIZE)
+            except OSError:
+                return None
+            if not data:
+                return None
+            self._received += self._frames.feed(data)
+        return etf.decode(self._received.popleft(), limits=_NO_LIMITS, atoms=atoms)
 
     def close(self) -> None:
         """Close this end; the other end sees the end of the stream."""
         self._socket.close()
-
-    def _exactly(self, size: int) -> bytearray | None:
-        data = bytearray(size)
-        view, have = memoryview(data), 0
-        while have < size:
-            try:
-                count = self._socket.recv_into(view[have:])
-            except OSError:
-                return None
-            if not count:
-                return None
-            have += count
-        return data

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,18 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same for callers that wait in an event loop."""
         return await asyncio.to_thread(self.__call__, prompt, messages=messages, **kwargs)
+
+    def of(self, run: Run) -> MeteredLM:
+        """The same model at work for another run."""
+        found = copy(self)
+        found.run, found.kwargs = run, dict(self.kwargs)
+        return found
+
+    def __copy__(self) -> MeteredLM:
+        """As DSPy's, which looks through all classes for slots. There are none."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Nothing is kept of what was said."""

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import warnings
+from functools import lru_cache
 from typing import Any
 
 from ... import logs
@@ -35,6 +36,7 @@ def preload() -> None:
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     _quieten_logs()
+    _keep_type_adapters()
     # A field named "json" hides a method that nothing here calls. The names that do harm are refused.
     warnings.filterwarnings("ignore", message='Field name ".*" in ".*" shadows an attribute', category=UserWarning)
     _rehearse()
@@ -64,6 +66,19 @@ def _quieten_logs() -> None:
         handler.addFilter(RedactingFilter())
         if logs.wanted():
             handler.setFormatter(logs.formatter())
+
+
+def _keep_type_adapters() -> None:
+    """DSPy has pydantic make an adapter anew for the type of every value in a prompt: a tenth of a prediction."""
+    from dspy.adapters import utils
+
+    make = utils.TypeAdapter
+    kept = lru_cache(maxsize=256)(make)
+
+    def adapter_of(annotation: Any) -> Any:  # of other annotations some are equal that are not the same
+        return kept(annotation) if isinstance(annotation, type) else make(annotation)
+
+    utils.TypeAdapter = adapter_of
 
 
 def _rehearse() -> None:
