@@ -1,64 +1,57 @@
-"""How many calls a second does a BERT-RPC server take, beside a server that only sends back what comes?
+"""How many calls a second does our server of BERT-RPC take, beside others that listen in the same way?
 
     .venv/bin/python bench/bert.py [--write docs/benchmarks-bert.md]
 
-A client in a process of its own sends a call and waits for the answer, on one connection or on a new one for each
-call. The floor is a plain server in Python, a thread for each connection, that reads a
-frame and sends it back. The systems are measured in turn, in rounds; the best round of each counts.
+Needs gcc; of the peers it takes those that are installed (``pip install erlang_py``). Clients in C send a call and wait
+for the answer, on one connection or on a new one for each call, one client or four at once. The systems are measured
+in turn, in rounds; the best round of each counts.
+
+The servers of BERT-RPC on PyPI, bertlet and those that need its codec, bert, are for Python 2 and cannot be installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
-import socket
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ECHO, OURS = "socket echo", "erl_bridge"
-ASKED = {"one connection": 10_000, "a connection for each call": 5_000}
-Address = tuple[str, int]
-
-ECHO_SERVER = """
-import socket, threading
-listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-print("ready", *listener.getsockname(), flush=True)
-def exactly(sock, size):
-    data = b""
-    while len(data) < size:
-        more = sock.recv(size - len(data))
-        if not more:
-            return b""
-        data += more
-    return data
-def serve(sock):
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with sock:
-        while header := exactly(sock, 4):
-            sock.sendall(header + exactly(sock, int.from_bytes(header, "big")))
-while True:
-    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-"""
-SERVERS = {
-    ECHO: [sys.executable, "-c", ECHO_SERVER],
-    OURS: [sys.executable, "-m", "erl_bridge", "tcp", "--no-dspy"],
+FILES = Path(__file__).parent / "bert"
+OURS, FLOOR = "erl_bridge", "C, sends back what comes"
+NEEDED = ("gcc",)
+# What is measured: how many clients at once, "one" connection or "each" call on its own; and what is asked of us.
+WAYS = {
+    "one connection": (1, "one", "10,000"),
+    "four connections": (4, "one", ""),
+    "a connection for each call": (1, "each", "5,000"),
+    "the same, four clients": (4, "each", ""),
 }
 
 
+def servers(echo: str) -> dict[str, list[str]]:
+    """The programs that listen, by name. Each says where, as the last two words of a line."""
+    peers = str(FILES / "peers.py")
+    found = {FLOOR: [echo], "Python, sends back what comes": [sys.executable, peers, "raw"]}
+    if importlib.util.find_spec("erlang"):
+        found["Python with erlang_py"] = [sys.executable, peers, "erlang_py"]
+    return {**found, OURS: [sys.executable, "-m", "erl_bridge", "tcp", "--no-dspy"]}
+
+
 @contextmanager
-def serving(command: list[str]) -> Iterator[Address]:
-    """Where a server listens, while it does."""
+def serving(command: list[str]) -> Iterator[str]:
+    """The port on which a server listens, while it does."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
-        host, port = process.stdout.readline().split()[-2:]
-        yield host, int(port)
+        yield process.stdout.readline().split()[-1]
     finally:
         process.terminate()
         process.wait()
@@ -74,84 +67,66 @@ def call() -> bytes:
     return pack(encode((*names, [{"text": "hello world", "n": 1}]), set(names)))
 
 
-def receive(sock: socket.socket) -> bytes:
-    data = sock.recv(65536)
-    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
-        more = sock.recv(65536)
-        if not more:
-            raise ConnectionError("the server closed the connection")
-        data += more
-    return data
+def rate(load: str, port: str, clients: int, kind: str, calls: int) -> float:
+    """Calls a second of all clients together."""
+    command = [load, port, str(calls // clients), kind]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(clients)]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(call())
+        process.stdin.close()
+        process.stdin = None  # communicate() would flush it
+    said = [process.communicate()[0] for process in started]
+    assert not any(process.returncode for process in started), "a client got no answer"
+    return sum(map(float, said))
 
 
-def connect(address: Address) -> socket.socket:
-    sock = socket.create_connection(address, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def one_connection(address: Address, frame: bytes, calls: int) -> None:
-    with connect(address) as sock:
-        for _ in range(calls):
-            sock.sendall(frame)
-            receive(sock)
-
-
-def connection_each(address: Address, frame: bytes, calls: int) -> None:
-    for _ in range(calls):
-        with connect(address) as sock:
-            sock.sendall(frame)
-            receive(sock)
-
-
-WAYS: dict[str, Callable[[Address, bytes, int], None]] = {
-    "one connection": one_connection,
-    "a connection for each call": connection_each,
-}
-
-
-def measure(rounds: int, calls: int) -> dict[tuple[str, str], float]:
+def measure(rounds: int, calls: int) -> dict[str, dict[str, float]]:
     """The best calls a second of each server in each way."""
-    frame = call()
-    best: dict[tuple[str, str], float] = {}
-    with serving(SERVERS[ECHO]) as echo, serving(SERVERS[OURS]) as ours:
-        with connect(ours) as sock:
-            sock.sendall(frame)
-            assert b"hello world" in receive(sock)
+    best: dict[str, dict[str, float]] = {way: {} for way in WAYS}
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        echo, load = str(directory / "echo"), str(directory / "load")
+        for program in (echo, load):
+            subprocess.run(["gcc", "-O2", "-pthread", "-o", program, f"{FILES / Path(program).name}.c"], check=True)
+        ports = {name: stack.enter_context(serving(command)) for name, command in servers(echo).items()}
         for _ in range(rounds):
-            for way, client in WAYS.items():
-                for name, address in ((ECHO, echo), (OURS, ours)):
-                    began = time.perf_counter()
-                    client(address, frame, calls)
-                    rate = calls / (time.perf_counter() - began)
-                    best[name, way] = max(best.get((name, way), 0.0), rate)
+            for way, (clients, kind, _asked) in WAYS.items():
+                for name, port in ports.items():
+                    best[way][name] = max(best[way].get(name, 0.0), rate(load, port, clients, kind, calls))
     return best
 
 
 def report(rounds: int, calls: int) -> list[str]:
-    load = os.getloadavg()[0]
+    others = os.getloadavg()[0]
     best = measure(rounds, calls)
+    names = list(best["one connection"])
     lines = ["# BERT-RPC", ""]
     lines += [
-        f"{date.today()}, {os.cpu_count()} processors with a load of {load:.1f} from others. Made by `bench/bert.py`."
+        f"{date.today()}, {os.cpu_count()} processors with a load of {others:.1f} from others. Made by `bench/bert.py`."
     ]
     lines += [
         "",
-        "Calls of `system:ping` with a small map, one after the other, by a client in Python, in calls a second:",
+        "Calls of `system:ping` with a small map, in calls a second. Each client waits for its answer before it asks",
     ]
-    lines += ["", f"| | {ECHO} | {OURS} | ratio | asked |", "|---" + "|---:" * 4 + "|"]
-    for way in WAYS:
-        floor, ours = best[ECHO, way], best[OURS, way]
-        lines.append(f"| {way} | {floor:,.0f} | {ours:,.0f} | {ours / floor:.2f} | {ASKED[way]:,} |")
+    lines += ["again. Only the last two decode what comes and look for the function.", ""]
+    lines += [f"| | {' | '.join(names)} | asked |", "|---" + "|---:" * (len(names) + 1) + "|"]
+    for way, (_clients, _kind, asked) in WAYS.items():
+        lines.append(f"| {way} | " + " | ".join(f"{best[way][name]:,.0f}" for name in names) + f" | {asked} |")
+    lines += ["", "There is no other server of BERT-RPC to measure: `bertlet` and `bert` on PyPI are for Python 2."]
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How many calls a second does a BERT-RPC server take?")
+    parser = argparse.ArgumentParser(description="How many calls a second does our server of BERT-RPC take?")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--rounds", type=int, default=20, help="how often each system has its turn")
     parser.add_argument("--calls", type=int, default=1000, help="calls in each turn")
     options = parser.parse_args()
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        print(f"bench/bert.py: not run, it needs {', '.join(missing)}")
+        return
     text = "\n".join(report(options.rounds, options.calls))
     print(text)
     if options.write:

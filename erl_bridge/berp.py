@@ -22,7 +22,7 @@ from .wire.port import MAX_TIMEOUT_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Set
+    from collections.abc import Callable, Container, Mapping, Set
     from typing import Any
 
     from .wire.bert_rpc import Exposed
@@ -95,29 +95,29 @@ class Asked:
             self.streaming = True
             return opening + _framed(chunk)
         if "events" in self._accepts and not self.streaming:
-            return _framed(bert_rpc.event(event, VOCABULARY | atoms))
+            return _framed(bert_rpc.event(event, bert.Either(VOCABULARY, atoms)))
         return b""
 
     def final(self, message: Reply | Failure, atoms: Set[Atom]) -> bytes | None:
         """The frames for the answer. None where it can only be told by closing: a stream that has begun and failed."""
         if self.streaming:
             return _END_OF_STREAM if isinstance(message, Reply) else None
-        atoms = VOCABULARY | atoms if atoms - VOCABULARY else VOCABULARY
+        allowed = bert.Either(VOCABULARY, atoms)
         if isinstance(message, Reply):
             try:
-                return self._good(bert_rpc.reply(message.result, atoms))
+                return self._good(bert_rpc.reply(message.result, allowed))
             except SerializationError as error:
                 message = _instead(message, error)
-        return self._bad(message, atoms)
+        return self._bad(message, allowed)
 
     def callback_frame(self, message: Reply | Failure, atoms: Set[Atom]) -> bytes:
         """The frame for the service that hears of a cast."""
-        callback, atoms = self.callback, VOCABULARY | atoms
+        callback, allowed = self.callback, bert.Either(VOCABULARY, atoms)
         assert callback is not None
         try:
-            return _framed(bert_rpc.callback_cast(*callback.mfa, _told(message), atoms))
+            return _framed(bert_rpc.callback_cast(*callback.mfa, _told(message), allowed))
         except SerializationError as error:
-            return _framed(bert_rpc.callback_cast(*callback.mfa, _told(_instead(message, error)), atoms))
+            return _framed(bert_rpc.callback_cast(*callback.mfa, _told(_instead(message, error)), allowed))
 
     def _good(self, packet: bytes) -> bytes:
         if self._cache is None and self._validation is None:
@@ -131,7 +131,7 @@ class Asked:
             return _framed(bert_rpc.INFO_VALID) + _framed(bert_rpc.NO_REPLY)
         return _framed(bert_rpc.cache_info(("validation", token))) + _framed(packet)
 
-    def _bad(self, message: Failure, atoms: Set[Atom]) -> bytes:
+    def _bad(self, message: Failure, atoms: Container[Atom]) -> bytes:
         if "errors" not in self._accepts:
             return _framed(bert_rpc.error_packet(message.error))
         try:

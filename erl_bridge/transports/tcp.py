@@ -400,16 +400,19 @@ class TcpServer:
 
     def _advance(self, connection: Connection) -> None:
         """Begin the requests that are there, one after another."""
-        while connection.flight is None and not connection.closing and connection.waiting <= READ_SIZE:
+        conversation = connection.conversation
+        while conversation.pending and connection.flight is None and connection.waiting <= READ_SIZE:
+            if connection.closing:
+                break
             try:
-                asked = connection.conversation.next()
+                asked = conversation.next()
                 if asked is None:
                     break
                 self._begin(connection, asked)
             except PacketError as error:
                 self._write(connection, packet_error(error))
                 connection.closing = connection.closing or error.fatal
-        held = 0 if connection.closing else connection.conversation.pending
+        held = 0 if connection.closing else conversation.pending
         self._unread += held - connection.held
         connection.held = held
         if self._unread > self._limits.max_unread and held > READ_SIZE:

@@ -56,9 +56,9 @@ def _understood(term: Any) -> Any:
     if kind is tuple:
         if term and term[0] is BERT:
             return _complex(term)
-        return tuple(map(_understood, term))
+        return term if _flat(term) else tuple(map(_understood, term))
     if kind is list:
-        return list(map(_understood, term))
+        return term if _flat(term) else list(map(_understood, term))
     if kind is dict or kind is TermMap:
         return _map([half for pair in term.items() for half in pair])
     if kind is ImproperList:
@@ -66,8 +66,18 @@ def _understood(term: Any) -> Any:
     return term
 
 
+def _flat(terms: Iterable[Any]) -> bool:
+    return _CONTAINERS.isdisjoint(map(type, terms))
+
+
+_CONTAINERS = {tuple, list, dict, TermMap, ImproperList}
+_PLAIN_KEYS = {str, Atom, int}
+
+
 def _map(halves: list[Any]) -> Any:
-    made = make_map(list(map(_understood, halves)), LIMITS.max_collisions, plain=False)
+    halves = halves if _flat(halves) else list(map(_understood, halves))
+    plain = _PLAIN_KEYS.issuperset(map(type, halves[::2]))
+    made = make_map(halves, LIMITS.max_collisions, plain=plain)
     return from_fields(made) if type(made) is dict and STRUCT in made else made
 
 
@@ -87,10 +97,13 @@ def _complex(term: tuple[Any, ...]) -> Any:
 def _read_dict(pairs: list[Any]) -> Any:
     halves: list[Any] = []
     for pair in _listed(pairs):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        if type(pair) not in _PAIRS or len(pair) != 2:
             raise ValueError
         halves += pair
     return _map(halves)
+
+
+_PAIRS = {tuple, list}
 
 
 def _listed(value: Any) -> list[Any]:
@@ -169,6 +182,19 @@ _TIME_HEAD = b"h\5" + _TAG_BERT + b"d\0\4time"
 _REGEX_SIZE = 4
 
 
+class Either:
+    """The atoms of two sets, without the time that it takes to unite them."""
+
+    __slots__ = ("_first", "_second")
+
+    def __init__(self, first: Container[Atom], second: Container[Atom]) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, atom: object) -> bool:
+        return atom in self._first or atom in self._second
+
+
 class _Refused(Exception):
     """What is refused and why; the path to it grows while the containers around it are left."""
 
@@ -212,9 +238,11 @@ def _write(kind: type, value: Any, append: Callable[[bytes], object], atoms: Con
             for key, item in value.items():
                 append(_PAIR)
                 where = _KEY
-                _write(type(key), key, append, atoms, depth + 1)
+                leaf = _LEAVES.get(type(key))
+                append(leaf(key, atoms)) if leaf else _write(type(key), key, append, atoms, depth + 1)
                 where = key
-                _write(type(item), item, append, atoms, depth + 1)
+                leaf = _LEAVES.get(type(item))
+                append(leaf(item, atoms)) if leaf else _write(type(item), item, append, atoms, depth + 1)
             append(_END)
         elif kind in _SEQUENCES:
             opening, items, closing = _SEQUENCES[kind](value)
@@ -222,10 +250,7 @@ def _write(kind: type, value: Any, append: Callable[[bytes], object], atoms: Con
             where = 0
             for item in items:
                 leaf = _LEAVES.get(type(item))
-                if leaf is not None:
-                    append(leaf(item, atoms))
-                else:
-                    _write(type(item), item, append, atoms, depth + 1)
+                append(leaf(item, atoms)) if leaf else _write(type(item), item, append, atoms, depth + 1)
                 where += 1
             append(closing)
         else:

@@ -11,11 +11,11 @@ from ..refusals import show
 from ..terms import Atom
 from ..values import Value
 from ..vocabulary import VOCABULARY
-from .bert import encode, plain_atom
+from .bert import Either, encode, plain_atom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Set
+    from collections.abc import Container, Iterable, Mapping
     from typing import Any
 
     Rooms = Mapping[str, Iterable[tuple[str, int | str | None]]]
@@ -143,7 +143,7 @@ def reply(result: Any, atoms: Container[Atom]) -> bytes:
     return encode(result, atoms, head=_REPLY_OK)
 
 
-def error_reply(error: BridgeError, atoms: Set[Atom]) -> bytes:
+def error_reply(error: BridgeError, atoms: Container[Atom]) -> bytes:
     """``{reply, {error, Map}}``, for a client that takes the whole of an error. Raises as :func:`reply`."""
     return encode(error_map(error), atoms, root="error", head=_REPLY_ERROR)
 
@@ -173,7 +173,7 @@ def cache_info(*pairs: tuple[str, Any]) -> bytes:
     return encode((Atom("info"), Atom("cache"), listed), VOCABULARY)
 
 
-def callback_cast(module: Atom, function: Atom, args: list[Any], result: Any, atoms: Set[Atom]) -> bytes:
+def callback_cast(module: Atom, function: Atom, args: list[Any], result: Any, atoms: Container[Atom]) -> bytes:
     """``{cast, M, F, Args ++ [Result]}``, where the result is ``{ok, R}`` or ``{error, Map}``."""
     term = (Atom("cast"), module, function, [*args, result])
-    return encode(term, atoms | {module, function}, root="callback")
+    return encode(term, Either(atoms, (module, function)), root="callback")
