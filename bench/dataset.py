@@ -57,7 +57,7 @@ def race(directory: Path, rounds: int, rows: int) -> list[str]:
     return [
         *lines,
         "",
-        f"A NIF bridge took {NIF:.3f} of the design's time elsewhere: here {NIF * design:.3f} s.",
+        f"A NIF bridge took {NIF:.3f} of the design's time elsewhere, which here would be {NIF * design:.3f} s.",
     ]
 
 
@@ -67,6 +67,17 @@ def compression(directory: Path, rounds: int, rows: int) -> list[str]:
         lines.append(f"| {name} | {int(sent) / 1e6:.1f} | {min(map(float, times)):.3f} |")
     for what, sent, time in client(directory, "again", f"{rows}"):
         lines.append(f"| {what} sending | {int(sent) / 1e6:.1f} | {float(time):.3f} |")
+    return lines
+
+
+def crossing(directory: Path, rounds: int) -> list[str]:
+    lines = [
+        "| rows | KB | in the request, ms: first, second | as a dataset, ms: first, second |",
+        "|---:|---:|---:|---:|",
+    ]
+    for count, size, *times in client(directory, "crossing", f"{rounds}"):
+        first, second, dataset, known = (f"{float(time):.1f}" for time in times)
+        lines.append(f"| {int(count):,} | {int(size) / 1e3:,.0f} | {first}, {second} | {dataset}, {known} |")
     return lines
 
 
@@ -101,14 +112,20 @@ def report(rounds: int, rows: int, long: int) -> list[str]:
     lines = ["# Datasets", "", f"{date.today()}, {machine}. Made by `bench/dataset.py`.", ""]
     lines += [
         f"{rows:,} rows of five fields, from a list in the BEAM until a Python process holds a list of dicts.",
-        "The design's method is JSON, compressed whole, as Base64 in pieces of 1 MiB, one at a time. JSON is written",
-        "by OTP's `json`, and before OTP 27 by a small encoder of the benchmark's own.",
+        "The design's method is JSON, compressed whole, as Base64 in pieces of 1 MiB, one at a time. The design has",
+        "Jason, which is not here: JSON is written by OTP's `json`, and before OTP 27 by a small encoder of the",
+        "benchmark's own that does what Jason does. Where Jason was measured, with 19 MB of rows, the design took",
+        "1.59 s, a NIF bridge in the same process 0.195 s, and a program that swallows the bytes 0.08 s.",
         "",
     ]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         subprocess.run(["gcc", "-O2", "-o", name + "/echo", str(FILES.parent / "port/echo.c")], check=True)
         lines += [*race(directory, rounds, rows), "", *compression(directory, rounds, rows), ""]
+        lines += [
+            "A request to a job that holds its rows, made twice; rows with more bytes than `dataset_above:` go as a"
+        ]
+        lines += ["dataset by themselves:", "", *crossing(directory, rounds), ""]
         lines += [f"A lazy stream of {long:,} rows:", "", *stream(directory, long), ""]
         lines += health(directory, 10 * rows)
     return lines

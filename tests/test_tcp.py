@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from bert_client import BertClient, BertServer, call, cast, info
 from certificates import Certificates
+from datasets_support import ROWS, compress, cut, dataset_id, stream
 from support import DEADLINE, ROOT, a, alive, keys, wait_gone
 
 from erl_bridge import etf
@@ -360,6 +361,35 @@ def test_large_frames_pass_up_to_the_limit() -> None:
         client.send_bytes((3_000_001).to_bytes(4, "big"))
         assert client.receive()[1][:2] == (a("protocol"), 1)
         assert client.receive() is None
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+def test_a_dataset_is_sent_over_connections_that_come_and_go_and_read_by_a_job(
+    tmp_path: Path, compression: str
+) -> None:
+    chunks = cut(compress(stream(ROWS), compression), 4000)
+    last = len(chunks) - 1
+
+    def send(client: BertClient, index: int) -> dict[str, Any]:
+        chunk = {"transfer_id": b"t", "chunk_index": index, "data": chunks[index], "is_final": index == last}
+        return fields(client.ok("dataset", "data_chunk", chunk))
+
+    with BertServer(ERL_BRIDGE_HOME=str(tmp_path)) as server, server.client() as client:
+        client.ok("dataset", "dataset_begin", {"transfer_id": b"t", "compression": a(compression)})
+        with server.client() as other:  # which is gone before the transfer is complete
+            assert send(other, last) == {"received": 1, "next": 0}
+        for index in range(last):
+            answer = send(client, index)
+        assert (answer["dataset_id"], answer["rows"]) == (dataset_id(ROWS), len(ROWS))
+        again = client.ok("dataset", "dataset_begin", {"transfer_id": b"u", "dataset_id": dataset_id(ROWS)})
+        assert fields(again)["rows"] == len(ROWS)
+        held = fields(client.ok("app", "rows_job", {"rows": {"dataset": dataset_id(ROWS)}}))
+        assert (held["count"], held["sum"]) == (len(ROWS), sum(row["id"] for row in ROWS))
+        assert fields(held["last"])["question"] == ROWS[-1][a("question")]
+        _, _, name, detail, _ = client.error(
+            "dataset", "data_chunk", {"transfer_id": b"v", "chunk_index": 0, "data": b""}
+        )
+        assert (name, detail) == ("transfer_error", "there is no such transfer; it was dropped, or never begun")
 
 
 # -- who gets in -------------------------------------------------------------------------------------------------

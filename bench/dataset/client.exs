@@ -4,6 +4,7 @@
 #     elixir -pa EBIN client.exs peak NAME ROWS        MB of the BEAM: idle, with the list, at most while it was sent
 #     elixir -pa EBIN client.exs compress ROUNDS ROWS  name, bytes sent, seconds of each round
 #     elixir -pa EBIN client.exs again ROWS            what the second sending costs
+#     elixir -pa EBIN client.exs crossing ROUNDS       rows, their bytes, best milliseconds: in the request, as a dataset
 #     elixir -pa EBIN client.exs stream ROWS           rows, seconds, MB of the BEAM and of Python, for each slice
 #     elixir -pa EBIN client.exs health ROWS           milliseconds of health checks, idle and during a transfer
 #
@@ -196,6 +197,31 @@ defmodule Client do
     end
   end
 
+  def main(["crossing", rounds]) do
+    bridge = Systems.bridge()
+    counts = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000]
+
+    for {count, at} <- Enum.with_index(counts) do
+      found =
+        for round <- 1..number(rounds), {way, run} <- ways(bridge) do
+          rows = Rows.list(count, 500 + 20 * at + round)
+          tidy()
+          begin = now()
+          ^count = run.(rows)
+          first = now()
+          ^count = run.(rows)
+          {way, {(first - begin) / 1.0e6, (now() - first) / 1.0e6}}
+        end
+
+      times =
+        for {way, _run} <- ways(bridge), part <- [0, 1] do
+          Enum.min(for {^way, times} <- found, do: elem(times, part))
+        end
+
+      line([count, :erlang.external_size(Rows.list(count, 500)) | times])
+    end
+  end
+
   def main(["again", count]) do
     bridge = Systems.bridge()
     rows = Rows.list(number(count), 200)
@@ -230,6 +256,13 @@ defmodule Client do
     rows = Rows.stream(number(count), 400)
     task = Task.async(fn -> ErlBridge.put_dataset!(bridge, rows) end)
     line(["transfer" | checks(bridge, fn _done -> Task.yield(task, 0) == nil end)])
+  end
+
+  # What a request does with rows that are few, and with those that are many.
+  defp ways(bridge) do
+    hold = &ErlBridge.call!(bridge, :hold, %{"rows" => &1}, timeout: :infinity)
+    put = &ErlBridge.put_dataset!(bridge, &1, digest: :first)
+    [request: hold, dataset: &hold.(ErlBridge.Dataset.ref(put.(&1)))]
   end
 
   defp checks(bridge, go_on?, done \\ 0) do

@@ -227,7 +227,7 @@ defmodule ErlBridge.Dataset.Sender do
   defp pieces(data, most) when byte_size(data) <= most, do: [{data, byte_size(data)}]
 
   defp pieces(data, most) do
-    <<piece::binary-size(most), rest::binary>> = data
+    {piece, rest} = :erlang.split_binary(data, most)
     [{piece, most} | pieces(rest, most)]
   end
 
