@@ -18,9 +18,10 @@ defmodule ErlBridge.Dataset.Compressor do
   @opaque t :: {compression, term}
 
   @doc """
-  What `:auto` is for this client, which speaks to Python through a pipe of the same host.
+  What `:auto` is, for a Python of the same host as for one behind a network of a gigabit a second.
 
-  zlib takes longer at its fastest level than the pipe for ten times the bytes.
+  zlib takes longer at its fastest level than the pipe for ten times the bytes, and about as long
+  as such a network for those that it saves.
   """
   @spec resolve(compression | :auto) :: compression
   def resolve(:auto), do: :none
