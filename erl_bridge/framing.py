@@ -45,27 +45,26 @@ class FrameReader:
         self._parts: list[bytes] = []  # of a frame that lacks bytes: joined once, when it has them
         self._lacking = 0
         self._skip = 0
-        self._begun = False  # whether a frame, or its header, has come in part
+        self.begun = False  # whether a frame, or its header, has come in part
 
     def feed(self, data: bytes) -> list[bytes | Oversized]:
         """The frames that ``data`` completes, in order."""
         frames: list[bytes | Oversized] = []
-        if self._begun:
+        if self.begun:
             data = self._continue(data, frames)
-        start, size = 0, len(data)
-        while size - start >= HEADER:
-            body = start + HEADER
+        start, size, most = 0, len(data), self.max_frame
+        while (body := start + HEADER) <= size:
             (length,) = _unpack_length(data, start)
             start = body + length
-            if length > self.max_frame:
-                frames.append(Oversized(length, self.max_frame))
+            if length > most:
+                frames.append(Oversized(length, most))
                 self._skip = max(0, start - size)
             elif start > size:
                 self._parts, self._lacking = [data[body:]], start - size
             else:
                 frames.append(data[body:start])
         self._head = data[start:]
-        self._begun = start != size or self._lacking > 0 or self._skip > 0
+        self.begun = start != size or self._lacking > 0 or self._skip > 0
         return frames
 
     @property

@@ -171,37 +171,6 @@ def test_whatever_comes_is_a_signal_or_a_dist_error(noise: bytes, at: int, flags
         assert signal is None or signal.kind
 
 
-@pytest.mark.parametrize(("control", "payload", "kind", "args"), SIGNALS, ids=lambda value: str(value)[:12])
-def test_only_the_frames_of_a_call_are_known_by_their_bytes(control: Any, payload: Any, kind: str, args: Any) -> None:
-    shortcuts, frame = dist.Shortcuts(PEER, NAME), frame_of(control, *payload, flags=ALL)
-    known = control in ((6, FROM, NOTHING, NAME), (20, FROM, NAME, REF))
-    assert shortcuts.op(frame) == (control[0] if known else 0)
-
-
-def test_what_is_known_by_its_bytes_is_what_it_would_be_read_as() -> None:
-    shortcuts = dist.Shortcuts(PEER, NAME)
-    send = frame_of((6, FROM, NOTHING, NAME), "m", flags=ALL)
-    quick = dist.Signal("send", (), send, shortcuts.message_at, False)
-    assert (quick.sender, quick.payload()) == (FROM, "m")
-    for words in range(1, 6):
-        reference = Reference(PEER, 7, range(words))
-        frames = [frame_of((op, FROM, NAME, reference), flags=ALL) for op in (dist.MONITOR, dist.DEMONITOR)]
-        assert [shortcuts.op(frame) for frame in frames] == [dist.MONITOR, dist.DEMONITOR]
-        assert frames[0][dist.TAIL :] == frames[1][dist.TAIL :]
-        assert shortcuts.terms(frames[0][dist.TAIL :]) == (FROM, NAME, reference)
-
-
-@given(st.binary(max_size=20), st.integers(0, 90), st.sampled_from([6, 19, 20]))
-def test_nothing_is_known_by_its_bytes_that_cannot_be_read(noise: bytes, at: int, op: int) -> None:
-    control = (op, FROM, NOTHING, NAME) if op == 6 else (op, FROM, NAME, REF)
-    good = frame_of(control, *(["m"] if op == 6 else []), flags=ALL)
-    for frame in (good[:at] + noise, good[:at] + noise + good[at:], good[:at] + noise + good[at + len(noise) :]):
-        if dist.Shortcuts(PEER, NAME).op(frame):
-            signal = receiver(ALL).receive(frame)
-            assert signal is not None
-            assert signal.kind == {6: "send", 19: "monitor", 20: "demonitor"}[frame[6]]
-
-
 # -- fragments ---------------------------------------------------------------------------------------------------
 
 
@@ -402,9 +371,9 @@ def test_the_caller_is_found_in_the_beginning_of_a_call() -> None:
 
 
 def test_a_request_without_an_id_gets_one() -> None:
-    assert gen.with_id({a("request_type"): 1}, REF) == {a("request_type"): 1, a("message_id"): REF}
+    assert gen.lacks_id({a("request_type"): 1})
     for request in ({a("message_id"): 1}, {"message_id": 1}, [], 7):
-        assert gen.with_id(request, REF) is request
+        assert not gen.lacks_id(request)
 
 
 def test_answers_and_notes_are_built() -> None:

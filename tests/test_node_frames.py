@@ -9,8 +9,10 @@ import pytest
 from capture_node_frames import ALIAS, DEEDS, FILE, FLAGS, LARGE, MONITOR, NAME, PID
 from support import a
 
-from erl_bridge import Pid, Reference
+from erl_bridge import Pid, Reference, etf
+from erl_bridge.framing import pack
 from erl_bridge.wire import capabilities, dist, gen
+from erl_bridge.wire.shortcuts import SIZE, Shortcuts, watch_of
 
 PEER, HELLO, WHY, BRIDGE = a("ex@127.0.0.1"), a("hello"), a("why"), a("erl_bridge")
 WHO, REF, ANY = "a pid of the BEAM", "a reference of the BEAM", "anything"
@@ -112,14 +114,17 @@ def test_all_operations_are_among_them_but_exit2_with_a_token_and_the_answer_to_
 
 @pytest.mark.parametrize("otp", ["25", "27", "29"])
 def test_the_call_of_a_beam_is_known_by_its_bytes(otp: str) -> None:
-    shortcuts = dist.Shortcuts(PEER, BRIDGE)
-    monitor, send, demonitor = CAPTURED[otp, "fragments", "call"]
-    assert [shortcuts.op(frame) for frame in (monitor, send, demonitor)] == [dist.MONITOR, dist.SEND, dist.DEMONITOR]
-    signal = dist.Signal("send", (), send, shortcuts.message_at, False)
-    kind, pid, tag, asked = gen.parse(signal.payload())
-    assert (kind, pid, asked) == ("call", signal.sender, HELLO)
-    assert gen.alias_in(tag) == shortcuts.terms(monitor[dist.TAIL :])[2]
-    assert monitor[dist.TAIL :] == demonitor[dist.TAIL :]
+    monitor, send, demonitor = map(pack, CAPTURED[otp, "fragments", "call"])
+    data = demonitor + monitor + send
+    found = Shortcuts(PEER, BRIDGE, FLAGS["fragments"]).find(data, 0)
+    undone, watched, length, caller, tag, alias = found.groups()
+    assert undone == watched
+    assert found.start(SIZE) + 4 + int.from_bytes(length) == len(data)
+    who, name, reference = watch_of(watched)
+    assert (plain(who), name, plain(reference)) == (WHO, BRIDGE, REF)
+    terms = [etf.decode_prefix(term, 0, version=False)[0] for term in (caller, tag, alias)]
+    assert terms == [who, gen.alias_tag(reference), reference]
+    assert etf.decode_prefix(data, found.end(), version=False) == (HELLO, len(data))
 
 
 @pytest.mark.parametrize("key", CAPTURED, ids=" ".join)

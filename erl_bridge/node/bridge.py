@@ -42,6 +42,7 @@ _IS_AUTH, _CALL, _ERPC, _EXECUTE_CALL, _EXECUTE_CAST, _MONITOR, _LINK, _TERMINAT
 )
 _ROOM_STEP = 0.5  # seconds between looks whether an event is still wanted
 _LINKED, _MONITORED = 1, 2
+_AT_ONCE = frozenset(("inline", "control"))  # how handlers run that answer at once
 
 
 # -- how answers go back -------------------------------------------------------------------------------------------
@@ -84,6 +85,31 @@ class CallOrigin(Origin):
 
     def _tagged(self, message: Message) -> tuple[Any, Any]:
         return self.tag, gen.result(message)
+
+
+class FoundOrigin(Origin):
+    """The same, of a call that was found by its bytes. Those are read only where they are needed."""
+
+    __slots__ = ("alias", "caller", "tag")
+
+    def __init__(self, bridge: NodeBridge, node: Atom, caller: bytes, tag: bytes, alias: bytes) -> None:
+        self.bridge = bridge
+        self.node = node
+        self.caller = caller
+        self.tag = tag
+        self.alias = alias
+
+    def __getattr__(self, name: str) -> Pid:
+        if name != "pid":
+            raise AttributeError(name)
+        self.pid = pid = etf.decode_prefix(self.caller, 0, version=False)[0]
+        return pid  # type: ignore[no-any-return]
+
+    def tell(self, message: Message, atoms: Set[Atom]) -> None:
+        if _is_final(message):
+            self.bridge.answer(self, message, atoms)
+        else:
+            super().tell(message, atoms)
 
 
 class CastOrigin(Origin):
@@ -193,6 +219,7 @@ class NodeBridge:
         self.calls = Calls()
         self.writer = Writer()
         self._pid: Pid | None = None
+        self._sender = b""  # the same, as an external term
         self._clients: dict[Pid, NodeClient] = {}
         self._anybody = NodeClient(self, None)  # for what is answered at once
         dispatcher.add(self._anybody)
@@ -206,7 +233,7 @@ class NodeBridge:
     def begin(self) -> None:
         """Start the processes; the node knows what it is called."""
         self.writer = Writer(VOCABULARY | {self.processes.node})
-        self.node.serve_calls(ERL_BRIDGE, self._on_message)
+        self.node.serve_calls(ERL_BRIDGE, self._on_call)
         self._begin_bridge()
         self.node.serve(self.processes.spawn(NET_KERNEL), self._on_net_kernel)
         self.node.serve(self.processes.spawn(REX), self._on_rex)
@@ -214,6 +241,7 @@ class NodeBridge:
 
     def _begin_bridge(self) -> None:
         self._pid = self.processes.spawn(ERL_BRIDGE, self._on_kill)
+        self._sender = etf.encode(self._pid)[1:]
         self.node.serve(self._pid, self._on_message)
 
     def _on_kill(self) -> None:
@@ -230,21 +258,41 @@ class NodeBridge:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
+    def _on_call(
+        self, connection: Connection, data: bytes, start: int, end: int, call: tuple[bytes, bytes, bytes]
+    ) -> bool:
+        """Begin the request of a call that was found; False for what is no term, of which :meth:`_read` tells."""
+        atoms: set[Atom] = set()
+        try:
+            asked, stop = etf.decode_prefix(data, start, version=False, limits=self.node.limits, atoms=atoms)
+        except etf.DecodeError:
+            return False
+        if stop != end:
+            return False
+        if gen.lacks_id(asked):
+            alias, _ = etf.decode_prefix(call[2], 0, version=False, atoms=atoms)
+            asked = {**asked, gen.MESSAGE_ID: alias}
+        self.request(FoundOrigin(self, connection.node, *call), asked, atoms)
+        return True
+
     def _on_message(self, connection: Connection, signal: Signal) -> None:
         atoms: set[Atom] = set()
         kind, pid, tag, asked = gen.parse(self._read(connection, signal, atoms))
         if kind == "call" and pid is not None:
-            origin: Origin = CallOrigin(self, pid, connection.node, tag)
-            self.request(origin, gen.with_id(asked, gen.reference_in(tag)), atoms)
+            if gen.lacks_id(asked):
+                asked = {**asked, gen.MESSAGE_ID: gen.reference_in(tag)}
+            self.request(CallOrigin(self, pid, connection.node, tag), asked, atoms)
         elif kind == "system" and pid is not None:
             self._on_system(pid, tag, asked)
         elif (sender := signal.sender) is None:
             return  # an old node's message without a sender: there is nobody to answer
         elif kind == "cast":
-            reference = self.processes.reference()
-            self.request(CastOrigin(self, sender, connection.node), gen.with_id(asked, reference), atoms)
+            self.request(CastOrigin(self, sender, connection.node), self._with_id(asked), atoms)
         elif isinstance(asked, (dict, TermMap)):
             self.request(Origin(self, sender, connection.node), asked, atoms)
+
+    def _with_id(self, asked: Any) -> Any:
+        return {**asked, gen.MESSAGE_ID: self.processes.reference()} if gen.lacks_id(asked) else asked
 
     def _on_system(self, pid: Pid, tag: Any, asked: Any) -> None:
         """``GenServer.stop`` ends the process; of what else ``:sys`` asks for there is nothing."""
@@ -283,10 +331,10 @@ class NodeBridge:
         if isinstance(request, Failure):
             origin.tell(request, atoms)
             return
-        handler = self.dispatcher.handlers.get(request.request_type)
         client = self._clients.get(origin.pid) if self._clients else None
         if client is None:
-            waits = handler is not None and handler.run not in ("inline", "control")
+            handler = self.dispatcher.handlers.get(request.request_type)
+            waits = handler is not None and handler.run not in _AT_ONCE
             client = NodeClient(self, origin.pid) if waits else self._anybody
         answer = client.handle(request)
         if answer is not None:
@@ -308,13 +356,22 @@ class NodeBridge:
             if to.node is not origin.node:
                 self.node.send(sender, to, self.writer.frame(build, message, atoms)[1], alias)
             return
-        if connection.is_full and isinstance(message, (Reply, Failure)):
-            message = Failure(message.message_id, Overloaded(f"{to.node} does not read its answers fast enough"))
+        if connection.is_full and _is_final(message):
+            message = _too_slow(message, origin.node)
         payload = self.writer.frame(build, message, atoms)[1]
         if alias is None:
             connection.send("send", (sender, to), payload)
         else:
             connection.send("send_alias", (sender, alias, to), payload)
+
+    def answer(self, origin: FoundOrigin, message: Message, atoms: Set[Atom]) -> None:
+        """The same for the answer to a call that was found."""
+        connection = self.node.connection(origin.node)
+        if connection is not None:
+            if connection.is_full:
+                message = _too_slow(message, origin.node)
+            result = self.writer.frame(gen.result, message, atoms)[1]
+            connection.answer(self._sender, origin.caller, origin.tag, origin.alias, result)
 
     def send_term(self, to: Pid | Atom, node: Atom, message: Any) -> None:
         """Send a message to a process, from any thread."""
@@ -439,8 +496,7 @@ class NodeBridge:
     ) -> None:
         """Call a function of those that may be called, and give its result to ``done``, now or later."""
         if (module, function) == (ERL_BRIDGE, _CALL) and type(args) is list and len(args) == 1:
-            asked = gen.with_id(args[0], self.processes.reference())
-            self.request(RpcOrigin(self, who, node, done), asked, atoms)
+            self.request(RpcOrigin(self, who, node, done), self._with_id(args[0]), atoms)
             return
         arity = len(args) if type(args) is list else -1
         callable_ = _CALLABLE.get((str(module), str(function), arity))
@@ -448,6 +504,10 @@ class NodeBridge:
             undefined([(module, function, args, [])])
         else:
             done(callable_(self, *args))
+
+
+def _too_slow(message: Any, node: Atom) -> Failure:
+    return Failure(message.message_id, Overloaded(f"{node} does not read its answers fast enough"))
 
 
 def _whereis(bridge: NodeBridge, name: Any) -> Any:

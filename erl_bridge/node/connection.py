@@ -14,11 +14,11 @@ from select import POLLIN, POLLOUT, poll
 from threading import get_ident
 
 from .. import etf
-from ..framing import FrameReader, Oversized
+from ..framing import HEADER, FrameReader, Oversized, header
 from ..node_state.processes import MAX_WATCHERS, TooMany
 from ..wire import dist
-from ..wire.capabilities import FRAGMENTS
-from ..wire.dist import DEMONITOR, MONITOR, SEND, TAIL, TICK, DistError, Receiver, Shortcuts, Signal
+from ..wire.dist import TICK, DistError, Receiver
+from ..wire.shortcuts import BEGINNING, NEEDS, SIZE, Shortcuts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..terms import Atom
+    from ..wire.dist import Signal
     from ..wire.handshake import Peer
     from .loop import Loop
     from .meet import Met
 
     Part = bytes | memoryview
+    OnCall = Callable[["Connection", bytes, int, int, tuple[bytes, bytes, bytes]], bool]
 
 READ_SIZE, LARGE_READ = 64 * 1024, 1024 * 1024  # bytes; the second while a large message comes in
 SMALL = 64 * 1024  # bytes of answers that are not held back for more
@@ -43,6 +45,8 @@ _LOOKS = 4  # of the ticker without a byte, after which the other node is taken 
 
 class Plain:
     """Reads and writes a socket that does not block."""
+
+    hides_bytes = False  # there may be some to read that the system does not know of
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -65,12 +69,14 @@ class Plain:
             return 0
 
     def has_more(self) -> bool:
-        """Whether there are bytes that the system does not know of."""
+        """Whether there are such bytes now."""
         return False
 
 
 class Encrypted:
     """The same over TLS, which is not made for two threads at once."""
+
+    hides_bytes = True
 
     def __init__(self, sock: Any) -> None:
         import ssl
@@ -102,8 +108,10 @@ class Encrypted:
 class Connection:
     """A connection that is up. ``on_signal`` and ``on_end`` are called in the thread of the loop.
 
-    What is sent to the process of the name ``shortcut``, which is always there, is given to ``on_call``; who monitors
-    it by its name is in :attr:`watchers`, by the bytes of those frames from ``TAIL`` on.
+    Calls to the process of the name ``shortcut``, which is always there, are found by their bytes
+    (:mod:`erl_bridge.wire.shortcuts`) and given to ``on_call(connection, data, start, end, (caller, tag, alias))``,
+    which is told where the request is, and three terms. If it returns False they go the way of other signals. Who
+    monitors that process by its name is in :attr:`watchers`, as bytes.
 
     ``max_message`` is the size of the largest message that is read; ``max_queued`` are the bytes that may wait to go:
     beyond them nothing more is read, and :attr:`is_full` tells who asks.
@@ -119,7 +127,7 @@ class Connection:
         max_message: int,
         max_queued: int,
         shortcut: Atom,
-        on_call: Callable[[Connection, Signal], object],
+        on_call: OnCall,
         on_signal: Callable[[Connection, Signal], None],
         on_end: Callable[[Connection, str], None],
     ) -> None:
@@ -135,8 +143,8 @@ class Connection:
         self._rest = met.rest
         self._frames = FrameReader(max_message + _OVERHEAD)
         self._receiver = Receiver(node, flags, max_message)
-        self._has_header = bool(flags & FRAGMENTS)
-        self._shortcuts = Shortcuts(node, shortcut)
+        self._shortcuts = Shortcuts(node, shortcut, flags) if flags & NEEDS == NEEDS else None
+        self._find: Callable[[bytes, int], Any] | None = self._shortcuts.find if self._shortcuts is not None else None
         self.watchers: set[bytes] = set()
         self._on_call = on_call
         self._on_signal = on_signal
@@ -165,9 +173,9 @@ class Connection:
 
     def on_ready(self, event: int) -> None:
         """Read and write what can be."""
-        if event & POLLOUT:
+        if event != POLLIN and event & POLLOUT:
             self._flush()
-        if event & ~POLLOUT and not self.closed:
+        if event != POLLOUT and not self.closed:
             self._read()
 
     def end(self, reason: str) -> None:
@@ -185,15 +193,20 @@ class Connection:
         self.ended.set()
 
     def _read(self) -> None:
-        if self.is_full:
+        if self._queued > self._max_queued:
             self._watch()  # no more requests until answers have gone
             return
+        pipe = self._pipe
         try:
-            data = self._pipe.read()
+            data = pipe.read()
             while data:
                 self._has_read = True
+                self._flush_is_due = True  # here, so that it is not to be asked for
                 self._take(data)
-                data = self._pipe.read() if self._pipe.has_more() and not self.closed else None
+                self._flush_is_due = False
+                if self._queue:
+                    self._flush()
+                data = pipe.read() if pipe.hides_bytes and pipe.has_more() and not self.closed else None
         except OSError as error:
             self.end(f"the connection broke: {error}")
             return
@@ -202,12 +215,16 @@ class Connection:
 
     def _take(self, data: bytes) -> None:
         try:
+            if not self._frames.begun and (served := self._take_calls(data)):
+                if served == len(data):
+                    return
+                data = data[served:]
             for frame in self._frames.feed(data):
-                if not frame:
-                    self.tick()
-                elif type(frame) is not bytes:
+                if type(frame) is not bytes:
                     self._skipped(frame)
-                elif not self._has_header or not self._take_quickly(frame):
+                elif not frame:
+                    self.tick()
+                elif not frame.startswith(BEGINNING) or not self._take_calls(header(frame) + frame):
                     signal = self._receiver.receive(frame)
                     if signal is not None:
                         self._note_size(len(signal.data))
@@ -223,20 +240,32 @@ class Connection:
             traceback.print_exception(error)
             self.end(f"a fault of this node: {error!r}")
 
-    def _take_quickly(self, frame: bytes) -> bool:
-        """Serve a frame of those that a call has, without decoding it; False for any other."""
-        op = self._shortcuts.op(frame)
-        if op == SEND:
-            self._on_call(self, Signal("send", (), frame, self._shortcuts.message_at, False))
-        elif op == MONITOR:
-            if len(self.watchers) >= MAX_WATCHERS:
-                raise TooMany(f"more than {MAX_WATCHERS} monitors")
-            self.watchers.add(frame[TAIL:])
-        elif op == DEMONITOR:
-            self.watchers.discard(frame[TAIL:])
-        else:
-            return False
-        return True
+    def _take_calls(self, data: bytes) -> int:
+        """Serve what calls send, as far as ``data`` begins with that; how many bytes it is."""
+        find, watchers, start, size, calls = self._find, self.watchers, 0, len(data), 0
+        while find is not None and start < size and not self.closed:
+            found = find(data, start)
+            undone, watched, length, caller, tag, alias = found.groups()
+            if undone is not None:
+                watchers.discard(undone)
+            if watched is not None:
+                if len(watchers) >= MAX_WATCHERS:
+                    raise TooMany(f"more than {MAX_WATCHERS} monitors")
+                watchers.add(watched)
+            if length is None:
+                if found.end() == start:
+                    break
+                start = found.end()
+                continue
+            start = found.start(SIZE)
+            end = start + HEADER + int.from_bytes(length)
+            if end > size or not self._on_call(self, data, found.end(), end, (caller, tag, alias)):
+                break
+            start = end
+            calls += 1
+        if calls > 1:
+            self._loop.is_crowded = True
+        return start
 
     def _skipped(self, frame: bytes | Oversized) -> None:
         assert isinstance(frame, Oversized)
@@ -289,11 +318,21 @@ class Connection:
         control, with_reason = built
         if with_reason:
             payload = etf.encode(args[-1])
-        encoded = etf.encode(control)
+        self._send(etf.encode(control), payload)
+
+    def answer(self, sender: bytes, caller: bytes, tag: bytes, alias: bytes, result: bytes) -> None:
+        """Send the answer to a call that was found; ``result`` is an external term, the others are without versions.
+
+        To a node that has come back as another version, and so waits for nothing, nothing is sent.
+        """
+        if self._shortcuts is not None:
+            self._send(self._shortcuts.answer_head(sender, caller, tag, alias), result)
+
+    def _send(self, head: bytes, payload: bytes) -> None:
         with self._lock:
             self._note_size(len(payload))
             self._sequence += 1
-            self._add(dist.frames(self.flags, encoded, payload, self._sequence))
+            self._add(dist.frames(self.flags, head, payload, self._sequence))
 
     def tick(self) -> None:
         """Tell the other node that this one lives, unless there is something else on its way to it."""
@@ -349,15 +388,18 @@ class Connection:
         """Write what goes without waiting. The lock is held."""
         if self.closed:
             return
-        at_once = 0
+        queue, at_once = self._queue, 0
         try:
-            while self._queue and at_once < _AT_ONCE:
+            while queue and at_once < _AT_ONCE:
                 parts, size = self._next_parts()
                 written = self._pipe.write(parts)
                 at_once += written
-                self._remove(written)
+                self._queued -= written
                 if written < size:
+                    self._remove(written)
                     break
+                for _ in parts:
+                    queue.popleft()
         except OSError as error:
             reason = f"the connection broke: {error}"
             self._loop.call(lambda: self.end(reason))
@@ -366,12 +408,12 @@ class Connection:
             self._has_written = True
         if self._waiting and not self.is_full:
             self._changed.notify_all()
-        if bool(self._queue) != bool(self._events & POLLOUT):
+        if bool(queue) != bool(self._events & POLLOUT):
             self._in_loop(self._watch)
 
     def _next_parts(self) -> tuple[list[Part], int]:
         if len(self._queue) == 1:
-            return [self._queue[0]], len(self._queue[0])
+            return [self._queue[0]], self._queued
         parts, size = [], 0
         for part in self._queue:
             parts.append(part)
@@ -381,7 +423,7 @@ class Connection:
         return parts, size
 
     def _remove(self, written: int) -> None:
-        self._queued -= written
+        """Let go of what has been written, where that was not all."""
         queue = self._queue
         while written:
             part = queue[0]

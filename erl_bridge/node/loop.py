@@ -29,6 +29,7 @@ class Loop:
 
     def __init__(self, busy: Callable[[], bool], spin: float) -> None:
         self.thread = 0
+        self.is_crowded = False  # set by a source that was asked more than one thing at once
         self._busy = busy
         self._sources: dict[int, Source] = {}
         self._calls: deque[Callable[[], object]] = deque()
@@ -47,7 +48,10 @@ class Loop:
         self.thread = get_ident()
         sources, wait, busy = self._sources, self._spinner.wait, self._busy
         while self._running:
-            for fd, event in wait(not busy()):
+            # A spin is for the next call of one who waits for each. Where many call, they need the processors.
+            alone = not self.is_crowded and not busy()
+            self.is_crowded = False
+            for fd, event in wait(alone):
                 if fd == self._wakeup:
                     self._wake_up()
                 elif (source := sources.get(fd)) is not None:

@@ -19,6 +19,7 @@ from ..values import Value
 from ..wire import dist, gen
 from ..wire.epmd import EpmdError
 from ..wire.handshake import HandshakeError, Own, Yielded, check_name, standing
+from ..wire.shortcuts import watch_of
 from . import epmd
 from .connection import Connection, Ticker
 from .meet import Met, answer, dial
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..timers import Timer, Timers
     from ..wire.dist import Signal
+    from .connection import OnCall
     from .loop import Loop
     from .meet import Tls
 
@@ -132,7 +134,7 @@ class Node:
         self._handshakes = 0
         self._services: dict[Pid, Receive] = {}
         self._shortcut = Atom("")
-        self._on_call: Receive = lambda connection, signal: None
+        self._on_call: OnCall = lambda *call: False
         self._spawn: Callable[[Connection, Signal], object] = lambda connection, signal: None
         self._waiting: dict[Reference, _Call] = {}
         self._listener: socket.socket | None = None
@@ -375,15 +377,15 @@ class Node:
         """Have the messages to a process taken by ``receive(connection, signal)``."""
         self._services[pid] = receive
 
-    def serve_calls(self, name: Atom, receive: Receive) -> None:
-        """Have what is sent to a name, which is always there, taken by ``receive``, on a way that is shorter."""
-        self._shortcut, self._on_call = name, receive
+    def serve_calls(self, name: Atom, on_call: OnCall) -> None:
+        """Have calls to a name, which is always there, taken by ``on_call``, on a way that is shorter."""
+        self._shortcut, self._on_call = name, on_call
 
     def tell_watchers(self, reason: Any) -> None:
         """Tell those that monitor the process of :meth:`serve_calls` by its name that it has ended."""
         for connection in self.connections():
             watchers, connection.watchers = connection.watchers, set()
-            for who, target, reference in map(dist.Shortcuts.terms, watchers):
+            for who, target, reference in map(watch_of, watchers):
                 self.tell(connection.node, "down", target, who, reference, reason)
 
     def serve_no_more(self, pid: Pid) -> None:

@@ -25,13 +25,13 @@ FRAGMENT = 64 * 1024  # bytes of a message in one fragment: what a BEAM sends
 MAX_UNFINISHED = 10_000  # messages of which fragments have come, at once
 HEAD = 4096  # bytes that are kept of a message over the limit, to see whom to tell
 PASS_THROUGH, VERSION = 112, 131
-_HEADER, _FIRST, _NEXT = 68, 69, 70
+HEADER, _FIRST, _NEXT = 68, 69, 70
 _fragment = Struct(">QQ")
 _length = Struct(">I").pack
 _frame_head, _first_head, _next_head = Struct(">IBBB").pack, Struct(">IBBQQB").pack, Struct(">IBBQQ").pack
 
 
-_NOTHING = Atom("")
+NOTHING = Atom("")
 
 
 class DistError(Exception):
@@ -74,7 +74,7 @@ def _tuple(value: Any) -> bool:
 
 
 _MAX_SHAPES = 100
-_MAX_WORDS = 5  # of a reference
+MAX_WORDS = 5  # of a reference
 
 
 class _Op:
@@ -159,8 +159,8 @@ class Signal:
     The arguments of each kind: ``link`` and ``old_unlink`` from, to; ``unlink`` and ``unlink_ack`` id, from, to;
     ``exit`` and ``exit2`` from, to (and the reason if it is no payload); ``send`` from, to (a pid, a name or an alias)
     and ``anonymous`` to; ``monitor`` and ``demonitor`` from, target, reference; ``down`` target, to, reference (and the
-    reason); ``spawn`` reference, from, {M, F, arity}, options. They are empty for what :class:`Shortcuts` told to be a
-    ``send``. ``skipped`` is the size of a payload over the limit, of which only the beginning is there.
+    reason); ``spawn`` reference, from, {M, F, arity}, options. ``skipped`` is the size of a payload over the limit, of
+    which only the beginning is there.
     """
 
     __slots__ = ("args", "data", "has_version", "kind", "skipped", "start")
@@ -176,11 +176,7 @@ class Signal:
     @property
     def sender(self) -> Pid | None:
         """Who sends; None where that is not told."""
-        if self.kind == "anonymous":
-            return None
-        if self.args:
-            return self.args[0]  # type: ignore[no-any-return]
-        return etf.decode_prefix(self.data, TAIL, version=False)[0]  # type: ignore[no-any-return]
+        return None if self.kind == "anonymous" else self.args[0]
 
     def payload(self, limits: etf.Limits = etf.DEFAULT, atoms: set[Atom] | None = None) -> Any:
         """The message or the reason. Raises :class:`erl_bridge.etf.DecodeError`."""
@@ -188,47 +184,6 @@ class Signal:
         if end != len(self.data):
             raise etf.DecodeError(end, "the end of the frame", f"{len(self.data) - end} more bytes")
         return term
-
-
-SEND, MONITOR, DEMONITOR = 6, 19, 20
-TAIL = 7  # where what a monitor and what undoes it have in common begins: a pid, a name, a reference
-_NUMBERS_OF_PID = 12  # bytes
-
-
-class Shortcuts:
-    """Knows the frames of a ``GenServer.call`` to one name by their bytes, which is ten times as quick as to read them.
-
-    There are three for each call: the caller monitors the name, sends to it, and monitors it no more. They differ only
-    in the numbers of the caller's pid and of the reference.
-    """
-
-    def __init__(self, peer: Atom, name: Atom) -> None:
-        pid, node = b"X" + peer.external, peer.external
-        head = bytes((VERSION, _HEADER, 0)) + b"h\4a"
-        self._ops = {head + bytes((op,)) + pid: op for op in (SEND, MONITOR, DEMONITOR)}
-        self._head_size = TAIL + len(pid)
-        self._target_at = self._head_size + _NUMBERS_OF_PID
-        self._send_target = _NOTHING.external + name.external
-        self.message_at = self._target_at + len(self._send_target)
-        heads = [(words, name.external + b"Z\0" + bytes((words,)) + node) for words in range(1, _MAX_WORDS + 1)]
-        self._reference_at = self._target_at + len(heads[0][1])
-        self._sizes = {head: self._reference_at + 4 + 4 * words for words, head in heads}  # of whole frames
-
-    def op(self, frame: bytes) -> int:
-        """Which of the three a frame is; 0 for any other."""
-        op = self._ops.get(frame[: self._head_size], 0)
-        if op == SEND:
-            is_it = frame[self._target_at : self.message_at] == self._send_target and len(frame) > self.message_at
-        else:
-            is_it = op > 0 and self._sizes.get(frame[self._target_at : self._reference_at]) == len(frame)
-        return op if is_it else 0
-
-    @staticmethod
-    def terms(key: bytes) -> tuple[Pid, Any, Reference]:
-        """The terms in the bytes from ``TAIL`` on of a frame that monitors."""
-        who, at = etf.decode_prefix(key, 0, version=False)
-        target, at = etf.decode_prefix(key, at, version=False)
-        return who, target, etf.decode_prefix(key, at, version=False)[0]
 
 
 class _Unfinished:
@@ -268,7 +223,7 @@ class Receiver:
             if frame[0] != VERSION:
                 raise DistError(f"a frame that begins with {frame[0]}, where {VERSION} does")
             kind = frame[1]
-            if kind == _HEADER:
+            if kind == HEADER:
                 if frame[2]:
                     raise DistError("a header with atoms, though there is no atom cache")
                 return self._signal(frame, 3, False)
@@ -367,7 +322,7 @@ def control(flags: int, kind: str, args: tuple[Any, ...]) -> tuple[tuple[Any, ..
 
 
 def _send_control(flags: int, sender: Any, to: Any) -> Any:
-    return ((22, sender, to) if flags & capabilities.SEND_SENDER else (2, _NOTHING, to)), False
+    return ((22, sender, to) if flags & capabilities.SEND_SENDER else (2, NOTHING, to)), False
 
 
 def _alias_control(flags: int, sender: Any, alias: Any, to: Any) -> Any:
@@ -405,7 +360,7 @@ _CONTROLS: dict[str, Callable[..., Any]] = {
     "exit": _with_reason(24, 3),
     "exit2": _with_reason(26, 8),
     "send": _send_control,
-    "send_name": lambda flags, sender, name: ((6, sender, _NOTHING, name), False),
+    "send_name": lambda flags, sender, name: ((6, sender, NOTHING, name), False),
     "send_alias": _alias_control,
     "monitor": _monitors(19),
     "demonitor": _monitors(20),
@@ -429,7 +384,7 @@ def frames(flags: int, control: bytes, payload: bytes, sequence: int) -> Iterabl
         if len(payload) > FRAGMENT:
             return _fragments(control, payload, sequence)
         size = 2 + len(control) + max(0, len(payload) - 1)
-        return (b"".join((_frame_head(size, VERSION, _HEADER, 0), control[1:], payload[1:])),)
+        return (b"".join((_frame_head(size, VERSION, HEADER, 0), control[1:], payload[1:])),)
     size = 1 + len(control) + len(payload)
     if len(payload) <= FRAGMENT:
         return (b"".join((_length(size), b"p", control, payload)),)

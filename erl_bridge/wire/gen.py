@@ -96,11 +96,9 @@ def reference_in(tag: Any) -> Reference | None:
     return tag if type(tag) is Reference else alias_in(tag)
 
 
-def with_id(request: Any, message_id: Any) -> Any:
-    """The request, with that id if it has none of its own."""
-    if type(request) is dict and MESSAGE_ID not in request and "message_id" not in request:
-        return {**request, MESSAGE_ID: message_id}
-    return request
+def lacks_id(request: Any) -> bool:
+    """Whether a request is to be given an id, since it has none."""
+    return type(request) is dict and MESSAGE_ID not in request and "message_id" not in request
 
 
 def result(message: Message) -> tuple[Atom, Any]:

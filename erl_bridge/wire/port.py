@@ -63,7 +63,7 @@ def _request(fields: Mapping[Any, Any], atoms: Set[Atom], origin: Any) -> Reques
         payload = _map(payload, "payload")
     metadata = fields.get(_METADATA)
     timeout_ms = None
-    if metadata != _NONE:
+    if metadata is not None and metadata != _NONE:
         metadata = _map(metadata, "metadata")
         timeout_ms = _timeout(metadata)
     name = request_type.name if type(request_type) is Atom else _name(request_type)
