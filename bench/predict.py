@@ -234,15 +234,16 @@ def own_megabytes(pid: int) -> float:
 
 
 def resumed() -> list[str]:
-    """An optimization is cancelled about half way and started again; another runs through."""
+    """An optimization is cancelled about half way and started again, after one that runs through."""
     payload = {
         a("signature"): "number -> parity: Literal['even', 'odd']",
         a("training_data"): [{"number": str(n), "parity": ("even", "odd")[n % 2]} for n in range(20)],
-        a("config"): {a("optimizer"): OPTIMIZER, a("num_candidates"): 4, a("seed"): 1},
+        a("config"): {a("optimizer"): OPTIMIZER, a("num_candidates"): 4, a("num_trials"): 8, a("seed"): 1},
     }
     with Provider(fields={"parity": "even"}) as provider, BridgeProcess() as bridge:
         bridge.ok("optimize_signature", {**payload, a("lm"): {**provider.lm, a("cache_key"): "through"}})
-        whole = provider.log()["calls"]
+        through = provider.log()["requests"]
+        whole = len(through)
         lm = {**provider.lm, a("cache_key"): "interrupted"}
         request = bridge.send("optimize_signature", {**payload, a("lm"): lm})
         provider.wait(whole + whole // 2)
@@ -250,13 +251,18 @@ def resumed() -> list[str]:
         assert bridge.receive_for(request)[0][0] is a("error")
         before = provider.log()["calls"] - whole
         bridge.ok("optimize_signature", {**payload, a("lm"): lm})
-        asked = [json.dumps(request) for request in provider.log()["requests"][whole:]]
+        asked = provider.log()["requests"][whole:]
     return [
         "",
         f"`{OPTIMIZER}` run through asks {whole} times. Cancelled after {before} answers and started again it asked "
-        f"{len(asked) - before} times more, {len(asked) - len(set(asked))} of all these twice (asked: none; a call "
-        "that was in flight when it was cancelled has no answer and is made again).",
+        f"{len(asked) - before} times more, {len(asked)} in all; {repeated(asked) - repeated(through)} of them "
+        f"were made again (asked: none). A run asks {repeated(through)} twice by itself, for a second answer.",
     ]
+
+
+def repeated(requests: list[Any]) -> int:
+    """How many requests there are that were made before, word for word."""
+    return len(requests) - len({json.dumps(request) for request in requests})
 
 
 OPTIMIZER = "mipro_v2"

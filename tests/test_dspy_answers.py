@@ -261,10 +261,19 @@ def test_an_optimization_that_is_run_again_asks_nothing_and_comes_to_the_same(se
     assert keys(second[a("optimization_metrics")])["lm_calls"] == 0
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_an_optimization_that_is_cancelled_goes_on_where_it_was(server: OpenAIServer, threads: int) -> None:
+# An optimizer, how many threads, and how often it asks for another answer to the same question.
+CANCELLED = [
+    ({"optimizer": "random_search", "num_candidates": 2, "seed": 1, "num_threads": 1}, 0),
+    ({"optimizer": "mipro_v2", "num_candidates": 3, "num_trials": 3, "seed": 1, "num_threads": 4}, 1),
+]
+
+
+@pytest.mark.parametrize(("config", "samples"), CANCELLED, ids=["random_search", "mipro_v2"])
+def test_an_optimization_that_is_cancelled_goes_on_where_it_was(
+    server: OpenAIServer, config: dict[str, Any], samples: int
+) -> None:
     server.default = {"fields": {"parity": "even"}}
-    payload = {**PARITY, "lm": server.lm, "config": {**PARITY["config"], "num_threads": threads}}  # type: ignore[dict-item]
+    payload = {**PARITY, "lm": server.lm, "config": config}
     with BridgeProcess() as bridge:
         request = bridge.send("optimize_signature", payload)
         assert server.wait(calls=20)
@@ -274,7 +283,7 @@ def test_an_optimization_that_is_cancelled_goes_on_where_it_was(server: OpenAISe
         assert a("program") in error["context"][a("best")]
         result = bridge.ok("optimize_signature", payload)
     asked = [repr(request) for request in server.requests]
-    assert len(asked) == len(set(asked))  # what was under way came home
+    assert len(asked) == len(set(asked)) + samples  # what was under way came home
     metrics = keys(result[a("optimization_metrics")])
     assert metrics["cache_hits"] >= 20
     assert metrics["lm_calls"] + 20 <= len(asked)
