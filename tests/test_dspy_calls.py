@@ -29,7 +29,7 @@ def server(server: OpenAIServer) -> OpenAIServer:
 
 
 def ask(lm: dict[str, Any], client: Client | None = None, **changes: Any) -> Any:
-    payload = {"signature": QA, "inputs": {"question": "why?"}, "lm": {**lm, "cache": False}, **changes}
+    payload = {"signature": QA, "inputs": {"question": "why?"}, "lm": {"cache": False, **lm}, **changes}
     return predict.predict(payload, (client or Client()).context)
 
 
@@ -92,6 +92,26 @@ def test_nonsense_is_an_error_and_not_asked_for_again(server: OpenAIServer, step
     with pytest.raises(LanguageModelError):
         ask(server.lm)
     assert server.calls == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_was_cut_off_is_none(server: OpenAIServer, stream: bool) -> None:
+    server.default = {"text": "[[ ## answer ## ]]\nforty t", "finish": "length"}
+    for _ in range(2):
+        client = Client()
+        with pytest.raises(LanguageModelError, match="the answer was cut off at the limit of tokens") as caught:
+            ask({**server.lm, "cache": True}, client, stream=stream)
+        assert caught.value.recovery_strategy == "fallback"
+        assert caught.value.context[a("code")] == "truncated"
+        spent = keys(client.events[-1])
+        assert spent["errors_by_kind"] == {"truncated": 1}
+    assert (server.calls, spent["lm_calls"], spent["cache_hits"]) == (1, 0, 1)  # it was paid for once
+
+
+def test_a_function_of_the_client_may_say_that_its_answer_was_cut_off() -> None:
+    client = Client(lm=lambda request: {"text": "[[ ## answer ## ]]\nforty t", "finish_reason": "length"})
+    with pytest.raises(LanguageModelError, match="cut off"):
+        ask({"callback": "lm"}, client)
 
 
 def test_waits_grow_and_are_drawn() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -237,6 +239,22 @@ def test_nobody_waits_for_a_run_that_was_cancelled(name: str) -> None:
     assert asked <= len(VALIDATE) + 3
 
 
+@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_budget_that_is_spent_during_a_run_gives_the_best_so_far(name: str, threads: int) -> None:
+    config = {**RUNS[name][0], "optimizer": name, "num_threads": threads}
+    if name == "knn":
+        config["bootstrap"] = True
+    budget = len(VALIDATE) + 3
+    result = optimize(config, Client(lm=local), lm={"callback": "lm"}, budget={"calls": budget})
+    assert result[A("status")] is A("budget_exhausted")
+    found = metrics_of(result)
+    assert (found["lm_calls"], found["score"] >= found["baseline_score"]) == (budget, True)
+    assert result[A("program")][A("score")] == found["score"]
+    payload = {"program": result[A("program")], "data": VALIDATE, "lm": LOCAL}
+    assert evaluation.evaluate_pipeline(payload, Client().context)[A("score")] == found["score"]
+
+
 # -- programs of several predictors ------------------------------------------------------------------------------------
 
 PIPELINE = [
@@ -292,6 +310,31 @@ def test_feedback_of_the_client_reaches_the_model_that_reflects() -> None:
     assert all("Mind the spelling!" in prompt for prompt in prompts)
     assert metrics_of(result)["score"] > 0.0
     assert 'If it says "' in result[A("optimized_signature")][A("instructions")]
+
+
+def moody(request: Any, calls: Iterator[int]) -> str:
+    """A model that is right every other time, and always once it is shown something."""
+    *shown, question = [message["content"] for message in request[A("messages")][1:]]
+    name = question.split("[[ ## name ## ]]\n")[1].split("\n")[0]
+    right = next(str(row[A("kind")]) for row in ROWS if row[A("name")] == name)
+    said = right if shown or next(calls) % 2 else "letter" if right != "letter" else "math"
+    return f"[[ ## kind ## ]]\n{said}\n\n[[ ## completed ## ]]"
+
+
+def test_simba_tells_of_each_candidate_and_keeps_the_best() -> None:
+    calls = itertools.count()
+    client = Client(lm=lambda request: moody(request, calls))
+    config = {"optimizer": "simba", "batch_size": 8, "num_candidates": 4, "max_steps": 2, "num_threads": 1}
+    result = optimize({**config, "max_demos": 4}, client, lm={"callback": "lm"})
+    found = metrics_of(result)
+    assert found["baseline_score"] < found["score"] == 1.0
+    assert client.best[-1][A("program")] == result[A("program")]
+    scored = [trial[A("rows")] for trial in found["trials"]]
+    assert len(scored) > 4
+    assert {8, len(VALIDATE)} == set(scored)
+    told = [event[A("trial")] for event in client.events if A("trial") in event]
+    assert told == sorted(told)
+    assert told[-1] > 4
 
 
 def test_what_the_model_learned_is_as_good_as_what_it_was_shown() -> None:

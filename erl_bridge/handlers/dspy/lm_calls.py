@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy.clients import execution
 from dspy.clients.call_result import CallResult, combine
+from dspy.clients.legacy_outputs import value
 from dspy.utils.callback import with_callbacks
+from dspy.utils.exceptions import LMProviderError
 
 from ...errors import LanguageModelError
 from . import in_flight, lm_store
@@ -126,6 +128,18 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
         return self
 
     def _answer(self, call: Any) -> CallResult:
+        """The model's answer. Raises where it was cut off: DSPy would take the beginning of a text for all of it."""
+        result = self._kept_or_asked(call)
+        if _is_cut_off(result):
+            self.run.meter.failed(_CUT_OFF)
+            raise LMProviderError(
+                "the answer was cut off at the limit of tokens; set a higher max_tokens",
+                code=_CUT_OFF,
+                model=self.model,
+            )
+        return result
+
+    def _kept_or_asked(self, call: Any) -> CallResult:
         keeping = self._terms.keeping
         key = None if keeping is None else keeping.key(self, call)
         if keeping is None or key is None:
@@ -202,6 +216,14 @@ class MeteredLM(dspy.LM):  # type: ignore[misc]
             return terms.price.of(result.usage)
         told: float | None = (result.responses[0].provider_data or {}).get("cost_usd") if result.responses else None
         return result.cost if told is None else told
+
+
+_CUT_OFF = "truncated"
+
+
+def _is_cut_off(result: CallResult) -> bool:
+    choices = result.responses or value(result.raw, "choices", None) or ()  # those of LiteLLM are in its own answer
+    return any(value(choice, "finish_reason") == "length" for choice in choices)
 
 
 def _sample(call: Any, number: int) -> Any:
