@@ -207,14 +207,15 @@ def test_what_was_not_used_for_the_longest_time_goes_first(store: Store) -> None
         os.utime(file_of(store, name), (0, age))
     store.open(names[0]).close()  # used now
     fourth = put(store, rows_of(100, 3000), dataset_store=3 * size + 100)
-    assert [entry.dataset_id for entry in store.entries()] == [names[1], names[0], fourth]
+    first, *others = [entry.dataset_id for entry in store.entries()]
+    assert (first, set(others)) == (names[1], {names[0], fourth})  # the clock of files may not tell these apart
 
 
 def test_what_is_in_use_stays(store: Store) -> None:
     names = [put(store, rows_of(100, start)) for start in (0, 1000)]
     size = file_of(store, names[0]).stat().st_size
     rows = store.open(names[0])
-    assert [store.in_use(entry) for entry in store.entries()] == [False, True]
+    assert {entry.dataset_id for entry in store.entries() if store.in_use(entry)} == {names[0]}
     third = put(store, rows_of(100, 2000), dataset_store=2 * size + 100)
     assert {entry.dataset_id for entry in store.entries()} == {names[0], third}
     held = store.open(third)
