@@ -476,7 +476,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (predict, {"inputs": [{"name": "x"}, {"name": None}]}, "payload.inputs[1].name: expected str, got nil"),
     (predict, {"inputs": "x"}, 'payload.inputs: expected a map, got "x"'),
     (predict, {"input": {}}, 'payload: unknown key "input" (did you mean "inputs"?); '
-     "the keys are inputs, lm, signature, module, tools, program, config, budget, stream"),
+     "the keys are signature, module, tools, program, inputs, lm, config, budget, stream"),
 ]  # fmt: skip
 
 

@@ -47,10 +47,6 @@ class LocalProvider(Provider):  # type: ignore[misc]
         self.finetunable = True
 
     @staticmethod
-    def is_provider_model(model: str) -> bool:
-        return model == LOCAL or _digest(model) is not None
-
-    @staticmethod
     def finetune(
         job: Any, model: str, train_data: list[dict[str, Any]], train_data_format: Any, train_kwargs: Any = None
     ) -> str:

@@ -18,7 +18,6 @@ FEW_SHOT = "labeled_few_shot"  # what trains without asking the model
 FINE_TUNE = "bootstrap_finetune"
 
 Auto = Literal["light", "medium", "heavy"]
-Some = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class Options(Struct, kw_only=True):

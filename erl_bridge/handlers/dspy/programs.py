@@ -48,10 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .modules import Module, Slot
-    from .schema import Baseline, OptimizeSignature, Predict
+    from .schema import OfProgram
     from .signatures import Field, Signature
-
-    Request = OptimizeSignature | Baseline | Predict
 
 FORMAT = 2
 _KEPT = 64  # programs that a process holds ready
@@ -250,7 +248,7 @@ def _text(value: Any) -> Any:
 # -- from payloads -----------------------------------------------------------------------------------------------
 
 
-def from_payload_of(payload: Request, path: str = "payload") -> Program:
+def from_payload_of(payload: OfProgram, path: str = "payload") -> Program:
     """The program that a request is about: its ``program``, or its ``signature`` and ``module`` with nothing learned.
 
     A process that gets the same program again does not read and build it again.
@@ -276,7 +274,7 @@ def from_payload_of(payload: Request, path: str = "payload") -> Program:
 _kept: OrderedDict[bytes, Program] = OrderedDict()
 
 
-def _read(payload: Request, path: str) -> Program:
+def _read(payload: OfProgram, path: str) -> Program:
     if payload.signature is None:
         return from_map(payload.program, f"{path}.program")
     signature = from_payload(payload.signature, f"{path}.signature")

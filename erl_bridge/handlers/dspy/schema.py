@@ -83,15 +83,20 @@ class Budget(Struct, kw_only=True):
     tokens: Positive | None = None
 
 
-class OptimizeSignature(Struct, kw_only=True):
-    """``:optimize_signature``: either ``signature`` (and ``module``) or a ``program`` to go on from."""
+class OfProgram(Struct, kw_only=True):
+    """A program: either ``signature`` (and ``module``), with nothing learned, or a ``program``."""
 
-    training_data: Any
-    lm: Any
     signature: str | SignatureMap | None = None
     module: Any = None
     tools: Any = None
     program: Any = None
+
+
+class OptimizeSignature(OfProgram, kw_only=True):
+    """``:optimize_signature``: the program to go on from."""
+
+    training_data: Any
+    lm: Any
     validation_data: Any = None
     config: Any = None
     budget: Budget | None = None
@@ -110,21 +115,12 @@ class EvaluateConfig(Struct, kw_only=True):
     num_threads: Threads | None = None
 
 
-class Baseline(Struct, kw_only=True):
-    """What a program is compared with: either ``signature`` (and ``module``) or a ``program``."""
-
-    signature: str | SignatureMap | None = None
-    module: Any = None
-    tools: Any = None
-    program: Any = None
-
-
-class EvaluatePipeline(Baseline, kw_only=True):
-    """``:evaluate_pipeline``: either ``signature`` (and ``module``) or a ``program``."""
+class EvaluatePipeline(OfProgram, kw_only=True):
+    """``:evaluate_pipeline``: the program to score, and the one to compare it with."""
 
     data: Any
     lm: Any
-    baseline: Baseline | None = None
+    baseline: OfProgram | None = None
     config: EvaluateConfig | None = None
     budget: Budget | None = None
 
@@ -135,15 +131,11 @@ class PredictConfig(Struct, kw_only=True):
     num_threads: Threads | None = None
 
 
-class Predict(Struct, kw_only=True):
-    """``:predict``: either ``signature`` (and ``module``) or a ``program``."""
+class Predict(OfProgram, kw_only=True):
+    """``:predict``: the program to answer with."""
 
     inputs: Any
     lm: Any
-    signature: str | SignatureMap | None = None
-    module: Any = None
-    tools: Any = None
-    program: Any = None
     config: PredictConfig | None = None
     budget: Budget | None = None
     stream: bool = False
