@@ -94,6 +94,15 @@ def test_nonsense_is_an_error_and_not_asked_for_again(server: OpenAIServer, step
     assert server.calls == 1
 
 
+def test_a_model_that_takes_longer_than_it_may_is_an_error_and_the_connection_is_closed(server: OpenAIServer) -> None:
+    server.default = {"hold": True}
+    with pytest.raises(LanguageModelError) as caught:
+        ask({**server.lm, "timeout_ms": 50, "num_retries": 0})
+    assert caught.value.recovery_strategy == "retry"
+    assert server.wait(dropped=1)
+    assert server.calls == 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_was_cut_off_is_none(server: OpenAIServer, stream: bool) -> None:
     server.default = {"text": "[[ ## answer ## ]]\nforty t", "finish": "length"}
