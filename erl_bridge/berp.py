@@ -11,7 +11,7 @@ from . import etf
 from .error_map import error_map, from_exception
 from .errors import SerializationError
 from .framing import FrameBuffer, Oversized, header
-from .messages import Failure, Reply, Request
+from .messages import Call, Failure, Reply, Request
 from .refusals import invalid, show
 from .terms import Atom, TermMap
 from .values import Value
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_AUTH_FRAME = 4096  # bytes of a frame from a client that has not shown its token
 MAX_STREAM = 64 * 1024 * 1024
-ACCEPTS = {"events", "errors", "streams"}
+ACCEPTS = {"events", "errors", "streams", "calls"}
 
 
 class Rules(Value):
@@ -97,6 +97,15 @@ class Asked:
         if "events" in self._accepts and not self.streaming:
             return _framed(bert_rpc.event(event, bert.Either(VOCABULARY, atoms)))
         return b""
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether the client runs functions for this request."""
+        return "calls" in self._accepts and not self.cast
+
+    def call(self, message: Call, atoms: Set[Atom]) -> bytes:
+        """The frame that asks the client to run a function. Raises as :func:`bert.encode`."""
+        return _framed(bert_rpc.call(message.call_id, message.name, message.args, bert.Either(VOCABULARY, atoms)))
 
     def final(self, message: Reply | Failure, atoms: Set[Atom]) -> bytes | None:
         """The frames for the answer. None where it can only be told by closing: a stream that has begun and failed."""
@@ -199,6 +208,7 @@ class Conversation:
         self._rules = rules
         self._new_id = new_id
         self._buffer = FrameBuffer()
+        self._held: bytes | None = None  # the next frame, which is no answer to a call
         self._authorized = not rules.token
         self._accepts: Set[str] = frozenset()
         self._info = Info()
@@ -212,7 +222,7 @@ class Conversation:
     @property
     def pending(self) -> int:
         """Bytes that wait to become part of a request."""
-        return len(self._buffer)
+        return len(self._buffer) + (len(self._held) if self._held else 0)
 
     @property
     def authorized(self) -> bool:
@@ -222,19 +232,44 @@ class Conversation:
     @property
     def begun(self) -> bool:
         """Whether a request has begun to come, so that the rest of it is due."""
-        return bool(len(self._buffer)) or self._collecting is not None
+        return bool(self.pending) or self._collecting is not None
+
+    @property
+    def holds_next(self) -> bool:
+        """Whether what comes next is known to be no answer to a call."""
+        return self._held is not None
 
     def next(self) -> Asked | None:
         """The next request, if all of it is there. Raises :class:`PacketError`."""
-        while True:
-            frame = self._buffer.take(self._rules.max_frame if self._authorized else MAX_AUTH_FRAME)
-            if frame is None:
-                return None
-            if isinstance(frame, Oversized):
-                raise self._too_large(frame)
+        while (frame := self._take()) is not None:
             asked = self._read(frame) if self._collecting is None else self._collect(frame)
             if asked is not None:
                 return asked
+        return None
+
+    def next_answer(self) -> Request | None:
+        """The client's next answer to a call of the request under way, as a ``callback_result``.
+
+        What is no answer waits until :meth:`next`, and so does all behind it. Raises :class:`PacketError`.
+        """
+        frame = None if self._held is not None else self._take()
+        if frame is None:
+            return None
+        term, atoms = self._decode(frame)
+        if isinstance(term, tuple) and len(term) == 3 and term[:2] == _INFO_ANSWER:
+            return Request((bert.BERT, self._new_id()), "callback_result", term[2], atoms=atoms)
+        self._held = frame
+        return None
+
+    def _take(self) -> bytes | None:
+        frame: bytes | Oversized | None
+        if self._held is not None:
+            frame, self._held = self._held, None
+            return frame
+        frame = self._buffer.take(self._rules.max_frame if self._authorized else MAX_AUTH_FRAME)
+        if isinstance(frame, Oversized):
+            raise self._too_large(frame)
+        return frame
 
     def _too_large(self, frame: Oversized) -> PacketError:
         if not self._authorized:
@@ -242,16 +277,20 @@ class Conversation:
         detail = f"a frame of {frame.length} bytes is over the limit of {frame.limit} bytes (--max-frame)"
         return PacketError("protocol", NO_HEADER, detail, name="frame_too_large", fatal=True)
 
-    def _read(self, frame: bytes) -> Asked | None:
+    def _decode(self, frame: bytes) -> tuple[Any, set[Atom]]:
+        """The term of a frame and the atoms in it."""
         atoms: set[Atom] = set()
         try:
-            term = bert.understood(etf.decode(frame, limits=bert.LIMITS, atoms=atoms), atoms)
+            return bert.understood(etf.decode(frame, limits=bert.LIMITS, atoms=atoms), atoms), atoms
         except (etf.DecodeError, bert.BadBert) as error:
             detail = error.message if isinstance(error, etf.DecodeError) else str(error)
             raise PacketError("protocol", NO_DATA, detail, name="bad_data", fatal=True) from None
         except Exception as error:  # out of memory, or a fault of ours: neither may cost other connections
             detail = from_exception(error).message
             raise PacketError("server", 0, detail, name="server_error", fatal=True) from error
+
+    def _read(self, frame: bytes) -> Asked | None:
+        term, atoms = self._decode(frame)
         tag = term[0] if isinstance(term, (tuple, list)) and term else None
         if tag is _INFO and len(term) == 3:
             self._take_info(term[1], term[2], atoms)
@@ -365,6 +404,9 @@ class Conversation:
             raise _bad_info(invalid("metadata.timeout_ms", f"an integer from 1 to {MAX_TIMEOUT_MS}", timeout).message)
         self._info.metadata = metadata
 
+    def _take_answer(self, given: Any) -> None:
+        """One that comes when its request is over: nobody waits for it."""
+
     def _take_priority(self, given: Any) -> None:
         """Ernie's: it may come, and makes no difference."""
 
@@ -377,8 +419,10 @@ _INFOS: dict[str, Callable[[Conversation, Any], None]] = {
     "cache": Conversation._take_cache,
     "stream": Conversation._take_stream,
     "metadata": Conversation._take_metadata,
+    "answer": Conversation._take_answer,
     "priority": Conversation._take_priority,
 }
+_INFO_ANSWER = _INFO, Atom("answer")
 
 
 _FIRST = "the first packet must be {info, auth, [{token, Token}]}"

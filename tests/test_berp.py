@@ -16,7 +16,7 @@ from erl_bridge import etf
 from erl_bridge.berp import MAX_AUTH_FRAME, Asked, Conversation, Rules
 from erl_bridge.errors import HandlerError, OptimizationError
 from erl_bridge.framing import FrameReader, pack
-from erl_bridge.messages import Failure, Reply
+from erl_bridge.messages import Call, Failure, Reply
 from erl_bridge.wire.bert_rpc import PacketError, expose
 
 ROOMS = {"app": [("embed", None), ("shop.price", 60), ("shop.stock", "validate")]}
@@ -240,6 +240,29 @@ def test_events_go_to_those_who_take_them() -> None:
     assert casted.event(event, set()) == b""
 
 
+def test_calls_go_to_those_who_take_them_and_answers_come_before_the_next_request() -> None:
+    assert not asked(PING).takes_calls
+    assert not asked(info("accept", a("calls")), cast("app", "embed", {})).takes_calls
+    talk = conversation()
+    talk.feed(frames(info("accept", a("calls")), PING))
+    one = talk.next()
+    assert one is not None
+    assert one.takes_calls
+    ((_, command, fields),) = packets(one.call(Call(7, None, "double", [None]), set()))
+    assert command is a("call")
+    nil = (a("bert"), None)
+    assert dict(fields[2]) == {a("call_id"): 7, a("name"): "double", a("args"): [nil]}
+    answer = (a("info"), a("answer"), {a("call_id"): 7, a("result"): (a("ok"), 14)})
+    talk.feed(frames(answer, PING, answer))
+    taken = talk.next_answer()
+    assert taken is not None
+    assert (taken.request_type, taken.payload) == ("callback_result", answer[2])
+    assert taken.atoms == {a("info"), a("answer"), a("call_id"), a("result"), a("ok")}
+    assert (talk.next_answer(), talk.holds_next, talk.begun) == (None, True, True)
+    assert isinstance(talk.next(), Asked)
+    assert (talk.next(), talk.begun) == (None, False)  # the second answer is late, and no fault
+
+
 def test_metadata_are_those_of_the_next_request() -> None:
     given_info = info("metadata", (a("timeout_ms"), 50), ("traceparent", "00-1-2-03"), (a("message_id"), {"my": 1}))
     first, second = said(conversation(), frames(given_info, PING, PING))
@@ -262,14 +285,17 @@ def test_a_request_gets_no_more_time_than_the_server_gives() -> None:
     [
         (
             info("unheard_of"),
-            "info expected one of auth, accept, callback, cache, stream, metadata, priority, got",
+            "info expected one of auth, accept, callback, cache, stream, metadata, answer, priority, got",
         ),
         ((a("info"), a("cache"), 5), "info cache: expected a list of pairs, got 5"),
         (info("callback", (a("service"), "h:1")), "info callback: expected [{service"),
         (info("callback", (a("service"), 1), (a("mfa"), a("m"), a("f"), [])), "info callback: expected [{service"),
         (info("callback", (a("service"), "h:1"), (a("mfa"), "m", a("f"), [])), "info callback: expected [{service"),
-        (info("accept", a("everything")), "info accept: expected some of errors, events, streams, got [:everything]"),
-        ((a("info"), a("accept"), 1), "info accept: expected some of errors, events, streams, got 1"),
+        (
+            info("accept", a("everything")),
+            "info accept: expected some of calls, errors, events, streams, got [:everything]",
+        ),
+        ((a("info"), a("accept"), 1), "info accept: expected some of calls, errors, events, streams, got 1"),
         (info("metadata", (a("timeout_ms"), 0)), "info metadata.timeout_ms: expected an integer from 1 to 4294967295"),
         ((a("info"), 5, []), "info expected one of auth"),
     ],

@@ -85,6 +85,67 @@ def test_a_handler_that_calls_the_client_fails_with_the_reason(client: BertClien
         assert detail.endswith("a client of BERT-RPC has no functions that can be called")
 
 
+def answer(call_id: Any, result: Any) -> tuple[Any, ...]:
+    return a("info"), a("answer"), {a("call_id"): call_id, a("result"): result}
+
+
+def called(client: BertClient) -> dict[str, Any]:
+    """What a client that takes calls is asked for."""
+    info_, command, given = client.receive()
+    assert (info_, command) == (a("info"), a("call"))
+    return fields(given)
+
+
+@pytest.mark.parametrize("run", ["thread", "job"])
+def test_a_client_that_takes_calls_runs_functions_for_its_request(
+    server: BertServer, client: BertClient, run: str
+) -> None:
+    client.send(info("accept", a("calls")), call("app", f"ask_{run}", {"n": 21}))
+    asked = called(client)
+    assert (asked["name"], asked["args"]) == ("double", [21])
+    with server.client() as another:  # ids can be guessed, but only who was asked may answer
+        another.send(answer(asked["call_id"], (a("ok"), "not yours")))
+        assert another.ok("system", "ping", {}) == (a("bert"), a("dict"), [])
+    large = "x" * 300_000
+    client.send(answer(asked["call_id"], (a("ok"), large)))
+    assert client.receive() == (a("reply"), (a("ok"), large))
+    client.send(answer(asked["call_id"], (a("ok"), "late")), call("app", f"ask_{run}", {"n": 2}))
+    client.send(answer(called(client)["call_id"], (a("error"), "no such number")))
+    error, (_, _, name, detail, _) = client.receive()
+    assert (error, name) == (a("error"), "callback_error")
+    assert "no such number" in detail
+
+
+def test_many_calls_are_answered_in_any_order_and_in_pieces(client: BertClient) -> None:
+    client.send(info("accept", a("calls")), call("app", "ask_many_thread", {"n": 8}))
+    asked = [called(client) for _ in range(8)]
+    client.send(*(answer(one["call_id"], (a("ok"), 2 * one["args"][0])) for one in reversed(asked)))
+    assert client.receive() == (a("reply"), (a("ok"), [2 * n for n in range(8)]))
+    client.send(call("app", "ask_in_pieces_thread", {"n": 1}))
+    call_id = called(client)["call_id"]
+    client.send(*(answer(call_id, (a(kind), n)) for kind, n in [("more", 1), ("more", 2), ("ok", 3)]))
+    assert client.receive() == (a("reply"), (a("ok"), [[1, 2], 3]))
+
+
+def test_an_answer_that_is_none_costs_the_connection(server: BertServer, client: BertClient) -> None:
+    client.send(info("accept", a("calls")), call("app", "ask_thread", {"n": 1}))
+    client.send(answer(called(client)["call_id"], "fourteen"))
+    error, (kind, _, name, detail, _) = client.receive()
+    assert (error, kind, name) == (a("error"), a("protocol"), "bad_info")
+    assert "payload.result" in detail
+    assert client.receive() is None
+    with server.client() as another:
+        assert another.ok("system", "ping", {}) == (a("bert"), a("dict"), [])
+
+
+def test_a_request_behind_one_that_calls_waits_and_so_does_what_is_behind_it(client: BertClient) -> None:
+    deadline = info("metadata", (a("timeout_ms"), 50))
+    client.send(info("accept", a("calls")), deadline, call("app", "ask_thread", {"n": 1}), call("system", "ping", {}))
+    client.send(answer(called(client)["call_id"], (a("ok"), 2)))
+    assert client.receive()[1][2] == "timeout_error"
+    assert client.receive()[0] is a("reply")
+
+
 def test_what_a_client_must_not_do_cannot_be_called(client: BertClient) -> None:
     for module, function in [
         ("system", "shutdown"),

@@ -101,10 +101,11 @@ class Connection:
 class Flight:
     """A request under way, and the connection that waits for it; none for a cast."""
 
-    __slots__ = ("asked", "connection", "peer")
+    __slots__ = ("asked", "calls", "connection", "peer")
 
     def __init__(self, asked: Asked, connection: Connection) -> None:
         self.asked = asked
+        self.calls: set[int] = set()  # those that its client may answer
         self.connection = None if asked.cast else connection
         self.peer = connection.peer
 
@@ -174,11 +175,10 @@ class TcpServer:
 
     def _send(self, message: Message, atoms: Set[Atom]) -> None:
         """How the dispatcher tells of a request, from whatever thread."""
-        if isinstance(message, Call):
-            assert self._client is not None
-            self._client.callback_result(message.call_id, CALL_REFUSED, frozenset())
-            return
         key = _key(message.message_id)  # type: ignore[union-attr]
+        if isinstance(message, Call):
+            self._call(self._flights.get(key), message, atoms)
+            return
         if isinstance(message, Event):
             flight = self._flights.get(key)
             if flight is not None and (data := flight.asked.event(message.event, atoms)):
@@ -192,6 +192,16 @@ class TcpServer:
             self._call_back(flight, message, atoms)
         else:
             self._give(flight, flight.asked.final(message, atoms), final=True)
+
+    def _call(self, flight: Flight | None, message: Call, atoms: Set[Atom]) -> None:
+        """Have the client run a function, if it does such things."""
+        if flight is not None and flight.asked.takes_calls:
+            data = flight.asked.call(message, atoms)
+            flight.calls.add(message.call_id)
+            self._give(flight, data, final=False)
+        else:
+            assert self._client is not None
+            self._client.callback_result(message.call_id, CALL_REFUSED, frozenset())
 
     def _give(self, flight: Flight, data: bytes | None, final: bool) -> None:
         """Have bytes written to the client of a request; None is for leaving it."""
@@ -399,16 +409,18 @@ class TcpServer:
         return data
 
     def _advance(self, connection: Connection) -> None:
-        """Begin the requests that are there, one after another."""
+        """Begin the requests that are there, one after another, and pass on the answers to calls of them."""
         conversation = connection.conversation
-        while conversation.pending and connection.flight is None and connection.waiting <= READ_SIZE:
-            if connection.closing:
-                break
+        while conversation.pending and not connection.closing:
+            flight = connection.flight
             try:
-                asked = conversation.next()
-                if asked is None:
+                if flight is not None:
+                    if not flight.asked.takes_calls or not self._take_answer(flight, conversation):
+                        break
+                elif connection.waiting > READ_SIZE or (asked := conversation.next()) is None:
                     break
-                self._begin(connection, asked)
+                else:
+                    self._begin(connection, asked)
             except PacketError as error:
                 self._write(connection, packet_error(error))
                 connection.closing = connection.closing or error.fatal
@@ -419,6 +431,20 @@ class TcpServer:
             detail = f"more than {self._limits.max_unread} bytes of requests are on their way; try again later"
             self._write(connection, packet_error(PacketError("server", 0, detail, name="overloaded")))
             connection.closing = True
+
+    def _take_answer(self, flight: Flight, conversation: Conversation) -> bool:
+        """Pass on one answer of the client; False when there is none. Raises :class:`PacketError`."""
+        answer = conversation.next_answer()
+        if answer is None:
+            return False
+        fields = answer.payload if isinstance(answer.payload, dict) else {}
+        call_id = next((value for name, value in fields.items() if str(name) == "call_id"), None)
+        if type(call_id) is int and call_id in flight.calls:  # else it is late, or not for this client to answer
+            assert self._client is not None
+            told = self._client.handle(answer)
+            if isinstance(told, Failure):
+                raise PacketError("protocol", 0, f"info answer: {told.error.message}", name="bad_info", fatal=True)
+        return True
 
     def _write(self, connection: Connection, data: bytes) -> None:
         connection.given_bytes += len(data)
@@ -472,8 +498,10 @@ class TcpServer:
     def _settle(self, connection: Connection) -> None:
         """Say what is waited for, and for how long."""
         mask = _IN
-        held_up = connection.flight is not None or connection.waiting > READ_SIZE
-        if held_up and connection.conversation.pending >= READ_SIZE:
+        flight, conversation = connection.flight, connection.conversation
+        held_up = flight is not None or connection.waiting > READ_SIZE
+        answers = flight is not None and flight.asked.takes_calls and not conversation.holds_next
+        if held_up and not answers and conversation.pending >= READ_SIZE:
             mask = 0  # there is enough to do
         if connection.waiting or connection.wants_write:
             mask |= _OUT

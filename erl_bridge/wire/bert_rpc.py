@@ -133,6 +133,7 @@ def options(term: Any, command: str) -> dict[str, Any]:
 _REPLY_OK = b"\x83h\2d\0\5replyh\2d\0\2ok"
 _REPLY_ERROR = b"\x83h\2d\0\5replyh\2d\0\5error"
 _INFO_EVENT = b"\x83h\3d\0\4infod\0\5event"
+_INFO_CALL = b"\x83h\3d\0\4infod\0\4call"
 NO_REPLY = b"\x83h\1" + plain_atom("noreply")
 INFO_STREAM = b"\x83h\3d\0\4infod\0\6streamj"
 INFO_VALID = b"\x83h\3d\0\4infod\0\5validj"
@@ -165,6 +166,12 @@ def _error(kind: str, code: int, name: str, detail: str, backtrace: list[str]) -
 def event(fields: Mapping[Any, Any], atoms: Container[Atom]) -> bytes:
     """``{info, event, Map}``. Raises as :func:`reply`."""
     return encode(fields, atoms, root="event", head=_INFO_EVENT)
+
+
+def call(call_id: int, name: Any, args: list[Any], atoms: Container[Atom]) -> bytes:
+    """``{info, call, Map}`` with ``call_id``, ``name`` and ``args``. Raises as :func:`reply`."""
+    fields = {Atom("call_id"): call_id, Atom("name"): name, Atom("args"): args}
+    return encode(fields, atoms, root="call", head=_INFO_CALL)
 
 
 def cache_info(*pairs: tuple[str, Any]) -> bytes:
