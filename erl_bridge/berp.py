@@ -100,7 +100,7 @@ class Asked:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether the client runs functions for this request."""
+        """Whether the client runs functions for this request, and so is listened to while it is under way."""
         return "calls" in self._accepts and not self.cast
 
     def call(self, message: Call, atoms: Set[Atom]) -> bytes:
@@ -208,7 +208,7 @@ class Conversation:
         self._rules = rules
         self._new_id = new_id
         self._buffer = FrameBuffer()
-        self._held: bytes | None = None  # the next frame, which is no answer to a call
+        self._held: bytes | None = None  # the next frame, which waits for the end of a request
         self._authorized = not rules.token
         self._accepts: Set[str] = frozenset()
         self._info = Info()
@@ -236,7 +236,7 @@ class Conversation:
 
     @property
     def holds_next(self) -> bool:
-        """Whether what comes next is known to be no answer to a call."""
+        """Whether what comes next is known to be nothing for :meth:`next_meanwhile`."""
         return self._held is not None
 
     def next(self) -> Asked | None:
@@ -247,17 +247,18 @@ class Conversation:
                 return asked
         return None
 
-    def next_answer(self) -> Request | None:
-        """The client's next answer to a call of the request under way, as a ``callback_result``.
+    def next_meanwhile(self) -> Request | None:
+        """What the client says while a request is under way: the answer to a call of it, as a ``callback_result``, or
+        that it is to end, as a ``cancel``.
 
-        What is no answer waits until :meth:`next`, and so does all behind it. Raises :class:`PacketError`.
+        All else waits until :meth:`next`, and so does what is behind it. Raises :class:`PacketError`.
         """
         frame = None if self._held is not None else self._take()
         if frame is None:
             return None
         term, atoms = self._decode(frame)
-        if isinstance(term, tuple) and len(term) == 3 and term[:2] == _INFO_ANSWER:
-            return Request((bert.BERT, self._new_id()), "callback_result", term[2], atoms=atoms)
+        if isinstance(term, tuple) and len(term) == 3 and term[0] is _INFO and term[1] in _MEANWHILE:
+            return Request((bert.BERT, self._new_id()), _MEANWHILE[term[1]], term[2], atoms=atoms)
         self._held = frame
         return None
 
@@ -404,8 +405,8 @@ class Conversation:
             raise _bad_info(invalid("metadata.timeout_ms", f"an integer from 1 to {MAX_TIMEOUT_MS}", timeout).message)
         self._info.metadata = metadata
 
-    def _take_answer(self, given: Any) -> None:
-        """One that comes when its request is over: nobody waits for it."""
+    def _take_late(self, given: Any) -> None:
+        """An answer or a cancel that comes when its request is over: nobody waits for it."""
 
     def _take_priority(self, given: Any) -> None:
         """Ernie's: it may come, and makes no difference."""
@@ -419,10 +420,11 @@ _INFOS: dict[str, Callable[[Conversation, Any], None]] = {
     "cache": Conversation._take_cache,
     "stream": Conversation._take_stream,
     "metadata": Conversation._take_metadata,
-    "answer": Conversation._take_answer,
+    "answer": Conversation._take_late,
+    "cancel": Conversation._take_late,
     "priority": Conversation._take_priority,
 }
-_INFO_ANSWER = _INFO, Atom("answer")
+_MEANWHILE = {Atom("answer"): "callback_result", Atom("cancel"): "cancel"}
 
 
 _FIRST = "the first packet must be {info, auth, [{token, Token}]}"

@@ -240,7 +240,7 @@ def test_events_go_to_those_who_take_them() -> None:
     assert casted.event(event, set()) == b""
 
 
-def test_calls_go_to_those_who_take_them_and_answers_come_before_the_next_request() -> None:
+def test_calls_go_to_those_who_take_them_and_answers_and_cancels_come_before_the_next_request() -> None:
     assert not asked(PING).takes_calls
     assert not asked(info("accept", a("calls")), cast("app", "embed", {})).takes_calls
     talk = conversation()
@@ -253,14 +253,17 @@ def test_calls_go_to_those_who_take_them_and_answers_come_before_the_next_reques
     nil = (a("bert"), None)
     assert dict(fields[2]) == {a("call_id"): 7, a("name"): "double", a("args"): [nil]}
     answer = (a("info"), a("answer"), {a("call_id"): 7, a("result"): (a("ok"), 14)})
-    talk.feed(frames(answer, PING, answer))
-    taken = talk.next_answer()
+    talk.feed(frames(answer, info("cancel"), PING, answer, info("cancel")))
+    taken = talk.next_meanwhile()
     assert taken is not None
     assert (taken.request_type, taken.payload) == ("callback_result", answer[2])
     assert taken.atoms == {a("info"), a("answer"), a("call_id"), a("result"), a("ok")}
-    assert (talk.next_answer(), talk.holds_next, talk.begun) == (None, True, True)
+    cancel = talk.next_meanwhile()
+    assert cancel is not None
+    assert cancel.request_type == "cancel"
+    assert (talk.next_meanwhile(), talk.holds_next, talk.begun) == (None, True, True)
     assert isinstance(talk.next(), Asked)
-    assert (talk.next(), talk.begun) == (None, False)  # the second answer is late, and no fault
+    assert (talk.next(), talk.begun) == (None, False)  # the second of each is late, and no fault
 
 
 def test_metadata_are_those_of_the_next_request() -> None:
@@ -285,7 +288,7 @@ def test_a_request_gets_no_more_time_than_the_server_gives() -> None:
     [
         (
             info("unheard_of"),
-            "info expected one of auth, accept, callback, cache, stream, metadata, answer, priority, got",
+            "info expected one of auth, accept, callback, cache, stream, metadata, answer, cancel, priority, got",
         ),
         ((a("info"), a("cache"), 5), "info cache: expected a list of pairs, got 5"),
         (info("callback", (a("service"), "h:1")), "info callback: expected [{service"),

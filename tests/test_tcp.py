@@ -127,6 +127,14 @@ def test_many_calls_are_answered_in_any_order_and_in_pieces(client: BertClient) 
     assert client.receive() == (a("reply"), (a("ok"), [[1, 2], 3]))
 
 
+def test_who_takes_calls_can_cancel_over_the_same_connection(client: BertClient) -> None:
+    client.send(info("accept", a("calls")), call("app", "ask_thread", {"n": 1}))
+    called(client)
+    client.send(info("cancel"), info("cancel"), call("system", "ping", {}))
+    assert client.receive()[1][2] == "cancelled"
+    assert client.receive()[0] is a("reply")
+
+
 def test_an_answer_that_is_none_costs_the_connection(server: BertServer, client: BertClient) -> None:
     client.send(info("accept", a("calls")), call("app", "ask_thread", {"n": 1}))
     client.send(answer(called(client)["call_id"], "fourteen"))

@@ -409,13 +409,13 @@ class TcpServer:
         return data
 
     def _advance(self, connection: Connection) -> None:
-        """Begin the requests that are there, one after another, and pass on the answers to calls of them."""
+        """Begin the requests that are there, one after another, and take what is said of one under way."""
         conversation = connection.conversation
         while conversation.pending and not connection.closing:
             flight = connection.flight
             try:
                 if flight is not None:
-                    if not flight.asked.takes_calls or not self._take_answer(flight, conversation):
+                    if not flight.asked.takes_calls or not self._listen(flight, conversation):
                         break
                 elif connection.waiting > READ_SIZE or (asked := conversation.next()) is None:
                     break
@@ -432,16 +432,20 @@ class TcpServer:
             self._write(connection, packet_error(PacketError("server", 0, detail, name="overloaded")))
             connection.closing = True
 
-    def _take_answer(self, flight: Flight, conversation: Conversation) -> bool:
-        """Pass on one answer of the client; False when there is none. Raises :class:`PacketError`."""
-        answer = conversation.next_answer()
-        if answer is None:
+    def _listen(self, flight: Flight, conversation: Conversation) -> bool:
+        """Take what is said of a request under way; False when that is nothing. Raises :class:`PacketError`."""
+        said = conversation.next_meanwhile()
+        if said is None:
             return False
-        fields = answer.payload if isinstance(answer.payload, dict) else {}
+        client = self._client
+        assert client is not None
+        if said.request_type == "cancel":
+            client.cancel(flight.asked.request.message_id)
+            return True
+        fields = said.payload if isinstance(said.payload, dict) else {}
         call_id = next((value for name, value in fields.items() if str(name) == "call_id"), None)
         if type(call_id) is int and call_id in flight.calls:  # else it is late, or not for this client to answer
-            assert self._client is not None
-            told = self._client.handle(answer)
+            told = client.handle(said)
             if isinstance(told, Failure):
                 raise PacketError("protocol", 0, f"info answer: {told.error.message}", name="bad_info", fatal=True)
         return True
@@ -500,8 +504,8 @@ class TcpServer:
         mask = _IN
         flight, conversation = connection.flight, connection.conversation
         held_up = flight is not None or connection.waiting > READ_SIZE
-        answers = flight is not None and flight.asked.takes_calls and not conversation.holds_next
-        if held_up and not answers and conversation.pending >= READ_SIZE:
+        listens = flight is not None and flight.asked.takes_calls and not conversation.holds_next
+        if held_up and not listens and conversation.pending >= READ_SIZE:
             mask = 0  # there is enough to do
         if connection.waiting or connection.wants_write:
             mask |= _OUT

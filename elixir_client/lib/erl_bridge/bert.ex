@@ -9,8 +9,6 @@ defmodule ErlBridge.Bert do
 
   All functions of `ErlBridge` ask over it as they do over a Port. What is different:
 
-    * Python cannot call functions of a request. One with `:callbacks` gets an error of the type
-      `:callback_error`.
     * Pids, ports, references, functions and bitstrings cannot come back; they may go there.
     * The options that are about starting Python make no difference, and stopping the bridge stops
       no server.
@@ -27,48 +25,59 @@ defmodule ErlBridge.Bert do
   #{ErlBridge.Options.docs(:connect)}
   """
 
-  alias ErlBridge.Error
-
   @type kind :: :call | :cast
 
   # What the server does with each request type, by its name.
   @module :erl_bridge
 
-  # `{info, ` and `{info, event, ` as the server writes them.
+  # `{info, `, `{info, event, ` and `{info, call, ` as the server writes them.
   @info <<131, 104, 3, 100, 4::16, "info">>
   @event @info <> <<100, 5::16, "event">>
+  @call @info <> <<100, 4::16, "call">>
 
   @doc "What a client says first on a connection: who it is, and what it understands."
   @spec greeting(String.t() | nil) :: [binary]
   def greeting(token) do
     auth = if token, do: [{:info, :auth, [token: token]}], else: []
-    Enum.map(auth ++ [{:info, :accept, [:events, :errors]}], &:erlang.term_to_binary/1)
+    Enum.map(auth ++ [{:info, :accept, [:calls, :events, :errors]}], &:erlang.term_to_binary/1)
   end
 
   @doc """
   The packets of a request: its metadata, then the call.
 
       iex> request = %{request_type: :ping, payload: %{n: 1}, metadata: %{timeout_ms: 50}}
-      iex> packets = ErlBridge.Bert.packets(:call, request, "id")
+      iex> packets = ErlBridge.Bert.packets(:call, request)
       iex> Enum.map(packets, &:erlang.binary_to_term(IO.iodata_to_binary(&1)))
-      [{:info, :metadata, %{message_id: "id", timeout_ms: 50}}, {:call, :erl_bridge, :ping, [%{n: 1}]}]
+      [{:info, :metadata, %{timeout_ms: 50}}, {:call, :erl_bridge, :ping, [%{n: 1}]}]
+      iex> length(ErlBridge.Bert.packets(:call, %{request | metadata: %{}}))
+      1
   """
-  @spec packets(kind, map, binary) :: [iodata]
-  def packets(kind, %{request_type: type, payload: payload, metadata: metadata}, id) do
-    [
-      :erlang.term_to_binary({:info, :metadata, Map.put(metadata, :message_id, id)}),
-      :erlang.term_to_iovec({kind, @module, type, [payload]})
-    ]
+  @spec packets(kind, map) :: [iodata]
+  def packets(kind, %{request_type: type, payload: payload, metadata: metadata}) do
+    packet = :erlang.term_to_iovec({kind, @module, type, [payload]})
+
+    if metadata == %{},
+      do: [packet],
+      else: [:erlang.term_to_binary({:info, :metadata, metadata}), packet]
   end
 
+  @doc "The packet that answers a call of Python's."
+  @spec answer(map) :: iodata
+  def answer(payload), do: :erlang.term_to_iovec({:info, :answer, payload})
+
+  @doc "The packet that ends the request under way on its connection."
+  @spec cancel() :: iodata
+  def cancel, do: :erlang.term_to_binary({:info, :cancel, []})
+
   @doc """
-  What a packet of the server is, by its first bytes: an event, another info, or the answer.
+  What a packet of the server is, by its first bytes: an event, a call, another info, or the answer.
 
       iex> ErlBridge.Bert.peek(<<131, 104, 2, 100, 0, 5, "reply", 106>>)
       :final
   """
-  @spec peek(binary) :: :event | :info | :final
+  @spec peek(binary) :: :event | :call | :info | :final
   def peek(@event <> _rest), do: :event
+  def peek(@call <> _rest), do: :call
   def peek(@info <> _rest), do: :info
   def peek(_packet), do: :final
 
@@ -84,6 +93,11 @@ defmodule ErlBridge.Bert do
   def message({:reply, {:ok, result}}), do: {:ok, {:ok, nil, native(result)}}
   def message({:reply, {:error, error}}), do: {:ok, {:error, nil, native(error)}}
   def message({:info, :event, event}), do: {:ok, {:event, nil, native(event)}}
+
+  def message({:info, :call, call}) do
+    %{call_id: call_id, name: name, args: args} = native(call)
+    {:ok, {:call, call_id, nil, name, args}}
+  end
 
   def message({:error, {_kind, _code, name, detail, _backtrace}}) when is_binary(detail),
     do: {:ok, {:error, nil, refusal(name, detail)}}
@@ -143,13 +157,5 @@ defmodule ErlBridge.Bert do
       os_pid: nil,
       server_os_pid: health.os_pid
     }
-  end
-
-  @doc "The error for a request that brings functions."
-  @spec no_callbacks() :: Error.t()
-  def no_callbacks do
-    Error.callback_failed(
-      "over BERT-RPC (connect:) Python cannot call functions of a request (:callbacks); a bridge with a Python of its own can"
-    )
   end
 end

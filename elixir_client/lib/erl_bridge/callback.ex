@@ -16,7 +16,7 @@ defmodule ErlBridge.Callback do
   What fails has its `stacktrace` beside the message, and Python has both.
   """
 
-  alias ErlBridge.{Error, Protocol, Telemetry}
+  alias ErlBridge.{Deadline, Error, Protocol, Telemetry}
 
   @type callbacks :: %{optional(atom | String.t()) => fun}
   @type failure :: %{
@@ -25,6 +25,32 @@ defmodule ErlBridge.Callback do
           optional(:missing) => true
         }
   @type answer :: {:ok, term} | {:error, failure | String.t()}
+
+  @doc """
+  Runs the function that a frame asks for in a process linked to the calling one, a worker, which is sent
+  `{:piece, process, body}` for each element of a stream, and must send `{:told, self()}` back, and
+  `{:answer, process, body}`.
+  """
+  @spec start_link(map, binary, pos_integer) :: pid
+  def start_link(request, frame, max_frame) do
+    worker = self()
+
+    spawn_link(fn ->
+      Process.put(:"$callers", [request.caller])
+      Deadline.inherit(request.deadline)
+      body = answer(request.callbacks, frame, max_frame, &send_piece(worker, &1))
+      send(worker, {:answer, self(), body})
+    end)
+  end
+
+  # One after the other, so that a stream is not faster than the pipe.
+  defp send_piece(worker, body) do
+    send(worker, {:piece, self(), body})
+
+    receive do
+      {:told, ^worker} -> :ok
+    end
+  end
 
   @doc """
   The encoded answer to a call, given its frame. An answer that is larger than a frame may be is an

@@ -26,7 +26,7 @@ defmodule ErlBridge.Worker do
 
   use GenServer, restart: :temporary
 
-  alias ErlBridge.{Callback, Deadline, Error, Inflight, Load, Protocol, Python, Vocabulary}
+  alias ErlBridge.{Callback, Error, Inflight, Load, Protocol, Python, Vocabulary}
 
   require Logger
 
@@ -300,7 +300,8 @@ defmodule ErlBridge.Worker do
         state
 
       request ->
-        task = run(request, frame, state)
+        max_frame = state.python.hello.limits.max_frame_bytes
+        task = Callback.start_link(request, frame, max_frame)
         %{state | inflight: Inflight.add_task(state.inflight, task, id, call_id)}
     end
   end
@@ -316,30 +317,6 @@ defmodule ErlBridge.Worker do
   end
 
   # Functions that Python calls
-
-  defp run(request, frame, state) do
-    worker = self()
-    max_frame = state.python.hello.limits.max_frame_bytes
-
-    spawn_link(fn ->
-      Process.put(:"$callers", [request.caller])
-      Deadline.inherit(request.deadline)
-
-      send(
-        worker,
-        {:answer, self(), Callback.answer(request.callbacks, frame, max_frame, &tell(worker, &1))}
-      )
-    end)
-  end
-
-  # One after the other, so that a stream is not faster than the pipe.
-  defp tell(worker, body) do
-    send(worker, {:piece, self(), body})
-
-    receive do
-      {:told, ^worker} -> :ok
-    end
-  end
 
   defp pass_on(state, task, body) do
     if Inflight.task?(state.inflight, task) do

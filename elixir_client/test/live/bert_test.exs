@@ -15,18 +15,6 @@ defmodule ErlBridge.LiveBertTest do
     start_supervised!({ErlBridge, options}, restart: :temporary, id: make_ref())
   end
 
-  test "a function that Python would call is refused before anything is asked" do
-    bridge = start!(tcp_server!())
-
-    assert {:error, %Error{type: :callback_error} = error} =
-             ErlBridge.call(bridge, :ask, %{"name" => "f", "args" => []},
-               callbacks: %{f: fn -> 1 end}
-             )
-
-    assert Exception.message(error) =~ "over BERT-RPC"
-    assert {:ok, [%{in_flight: 0}]} = ErlBridge.workers(bridge)
-  end
-
   test "casts, streams and the server's own facts are as over a Port" do
     server = tcp_server!()
     bridge = start!(server)

@@ -1,12 +1,12 @@
 defmodule ErlBridge.Bert.Connection do
   @moduledoc """
-  A connection to a server of BERT-RPC, over TCP or TLS: opened, written to, waited for, closed.
+  A connection to a server of BERT-RPC, over TCP or TLS: opened, written to, waited for.
 
   The process that opens it gets its messages, one after each `await/1`: `{tag, socket, packet}`
   with the tag `:tcp` or `:ssl`, or that it is closed.
   """
 
-  alias ErlBridge.{Bert, Error, Protocol}
+  alias ErlBridge.{Bert, Error}
 
   @enforce_keys [:transport, :socket, :server]
   defstruct [:transport, :socket, :server]
@@ -67,9 +67,6 @@ defmodule ErlBridge.Bert.Connection do
       else: [verify: :verify_peer, cacerts: :public_key.cacerts_get()] ++ options
   end
 
-  defp explain(:gen_tcp, reason), do: :inet.format_error(reason)
-  defp explain(:ssl, reason), do: :ssl.format_error(reason)
-
   @doc "Writes packets."
   @spec write(t, [iodata]) :: :ok | {:error, term}
   def write(%__MODULE__{} = connection, packets) do
@@ -92,32 +89,9 @@ defmodule ErlBridge.Bert.Connection do
     :ok
   end
 
-  @doc "What the server says of itself, before anything else is asked of it."
-  @spec ask_health(t, timeout) :: {:ok, map} | {:error, Error.t()}
-  def ask_health(%__MODULE__{} = connection, timeout) do
-    request = %{request_type: :health_check, payload: %{}, metadata: %{}}
-
-    with :ok <- write(connection, Bert.packets(:call, request, "hello")),
-         {:ok, packet} <- connection.transport.recv(connection.socket, 0, timeout),
-         {:ok, {:ok, _id, health}} <- Protocol.decode(packet) do
-      {:ok, health}
-    else
-      {:ok, {:error, _id, error}} ->
-        {:error, Error.from_wire(error)}
-
-      {:error, %Error{} = error} ->
-        {:error, error}
-
-      {:error, reason} ->
-        why = "brought no answer: #{explain(connection.transport, reason)}"
-        {:error, Error.disconnected(connection.server, why)}
-    end
-  end
-
-  @doc "Closes it. The server cancels the call that is under way on it."
-  @spec close(t) :: :ok
-  def close(%__MODULE__{} = connection) do
-    _ok_or_closed = connection.transport.close(connection.socket)
-    :ok
-  end
+  @doc "What the reason of an error means."
+  @spec explain(t | :gen_tcp | :ssl, term) :: charlist
+  def explain(%__MODULE__{transport: transport}, reason), do: explain(transport, reason)
+  def explain(:gen_tcp, reason), do: :inet.format_error(reason)
+  def explain(:ssl, reason), do: :ssl.format_error(reason)
 end
