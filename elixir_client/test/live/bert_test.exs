@@ -97,6 +97,157 @@ defmodule ErlBridge.LiveBertTest do
     end
   end
 
+  describe "past a limit of the server" do
+    test "a frame is an error for its request, however large it is" do
+      bridge = start!(tcp_server!(["--max-frame", "10000"]))
+
+      for bytes <- [10_000, 2_000_000] do
+        assert {:error, %Error{type: :serialization_error} = error} =
+                 ErlBridge.call(bridge, :echo, %{large: :binary.copy("x", bytes)}, max_retries: 0)
+
+        assert Exception.message(error) =~ "over the limit of 10000 bytes (--max-frame)"
+      end
+
+      assert ErlBridge.ping!(bridge, %{large: :binary.copy("x", 9_000)}).large =~ "xxx"
+    end
+
+    test "requests and connections are overload, which may be tried again" do
+      bridge = start!(tcp_server!(["--max-in-flight", "1"]))
+      waiting = Live.wait(bridge, id: :waiting)
+
+      assert {:error, %Error{type: :overloaded, strategy: :retry}} =
+               ErlBridge.call(bridge, :stopped, %{}, max_retries: 0)
+
+      assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+
+      bridge = start!(tcp_server!(["--max-connections", "1"]))
+      waiting = Live.wait(bridge, id: :waiting)
+
+      assert {:error, %Error{type: :overloaded, strategy: :retry}} =
+               ErlBridge.call(bridge, :stopped, %{}, max_retries: 0)
+
+      assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert ErlBridge.ping!(bridge, %{n: 1}) == %{n: 1}
+    end
+  end
+
+  describe "a server that breaks the protocol" do
+    @nonsense [
+      "no term": "abc",
+      "no packet": :erlang.term_to_binary({:hello, :world}),
+      "an atom that this node does not know":
+        <<131, 104, 2, 100, 0, 5, "reply", 100, 0, 6, "né?!1">>,
+      "nothing at all": ""
+    ]
+
+    for {name, packet} <- @nonsense do
+      test "is an error for the request, and for no other: #{name}" do
+        bridge = start!(%{tcp_port: fake_server(unquote(packet))})
+
+        assert {:error, %Error{type: :serialization_error}} =
+                 ErlBridge.call(bridge, :echo, %{"n" => 1}, max_retries: 0)
+
+        assert {:ok, %{status: :healthy}} = ErlBridge.info(bridge)
+      end
+    end
+
+    @tag :capture_log
+    test "with a length that no frame may have is left" do
+      bridge = start!(%{tcp_port: fake_server({:raw, <<255, 255, 255, 255, 131>>})})
+
+      assert {:error, %Error{type: :process_crashed}} =
+               ErlBridge.call(bridge, :echo, %{"n" => 1}, max_retries: 0)
+
+      assert {:ok, %{status: :healthy}} = ErlBridge.info(bridge)
+    end
+
+    test "and never says anything, is left in time" do
+      Process.flag(:trap_exit, true)
+      {:ok, listener} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(listener)
+
+      assert {:error, %Error{type: :process_crashed} = error} =
+               ErlBridge.start_link(connect: [port: port, connect_timeout: 20], start_timeout: 20)
+
+      assert Exception.message(error) =~ "127.0.0.1:#{port} brought no answer"
+    end
+  end
+
+  # Answers health checks and all else with that.
+  defp fake_server(answer) do
+    {:ok, listener} = :gen_tcp.listen(0, [:binary, packet: 4, active: false, ip: {127, 0, 0, 1}])
+    {:ok, port} = :inet.port(listener)
+    {:ok, server} = Task.start_link(fn -> accept(listener, answer) end)
+    :ok = :gen_tcp.controlling_process(listener, server)
+    port
+  end
+
+  defp accept(listener, answer) do
+    {:ok, socket} = :gen_tcp.accept(listener)
+    pid = spawn_link(fn -> receive do: (:go -> converse(socket, answer)) end)
+    :ok = :gen_tcp.controlling_process(socket, pid)
+    send(pid, :go)
+    accept(listener, answer)
+  end
+
+  @health %{status: :healthy, version: "1", python: "3", os_pid: 1}
+
+  defp converse(socket, answer) do
+    with {:ok, packet} <- :gen_tcp.recv(socket, 0) do
+      case :erlang.binary_to_term(packet) do
+        {:info, _command, _options} -> :ok
+        {:call, :erl_bridge, :health_check, _} -> say(socket, {:reply, {:ok, @health}})
+        {:call, :erl_bridge, :echo, _} -> say(socket, answer)
+      end
+
+      converse(socket, answer)
+    end
+  end
+
+  defp say(socket, {:raw, bytes}) do
+    :inet.setopts(socket, packet: 0)
+    :gen_tcp.send(socket, bytes)
+  end
+
+  defp say(socket, packet) when is_binary(packet), do: :gen_tcp.send(socket, packet)
+  defp say(socket, term), do: say(socket, :erlang.term_to_binary(term))
+
+  test "a connection that is slow to be made holds up nobody" do
+    bridge = start!(tcp_server!())
+    waiting = Live.wait(bridge, id: :waiting)
+    [worker] = workers(bridge)
+
+    # What connects from now on has to wait for this test.
+    test = self()
+
+    :sys.replace_state(worker, fn state ->
+      connect = state.connect
+
+      slow = fn ->
+        send(test, {:connects, self()})
+        receive do: (:go -> connect.())
+      end
+
+      %{state | connect: slow}
+    end)
+
+    slow = Task.async(fn -> ErlBridge.ping!(bridge, %{n: 1}) end)
+    assert_receive {:connects, channel}
+    assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
+    assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+    assert ErlBridge.ping!(bridge, %{n: 2}) == %{n: 2}
+    send(channel, :go)
+    assert Task.await(slow) == %{n: 1}
+  end
+
+  defp workers(bridge) do
+    for {_id, pid, :worker, _} <-
+          DynamicSupervisor.which_children(ErlBridge.Worker.supervisor(bridge)),
+        do: pid
+  end
+
   test "TLS with certificates on both sides", %{tmp_dir: folder} do
     make_certificates(folder)
     file = &Path.join(folder, &1)
@@ -159,12 +310,13 @@ defmodule ErlBridge.LiveBertTest do
     rows = for {word, label} <- [{"good", "yes"}, {"bad", "no"}], do: %{text: word, label: label}
     lm = "local/nearest-demo"
     events = self()
+    metric = fn example, prediction -> example["label"] == prediction["label"] end
 
     assert {:ok, %{status: :success, program: program}} =
              ErlBridge.optimize(bridge, "text -> label", rows ++ rows,
                lm: lm,
                optimizer: :labeled_few_shot,
-               metric: :exact_match,
+               metric: metric,
                on_event: &send(events, &1)
              )
 
