@@ -7,18 +7,21 @@ defmodule ErlBridge.Bert do
 
       {ErlBridge, name: MyApp.Bridge, connect: [host: "10.0.0.7", port: 8000, token: token, ssl: true]}
 
-  All functions of `ErlBridge` ask over it as they do over a Port. What is different:
+  All functions of `ErlBridge` ask over it as they do over a Port, and Python calls functions of
+  requests as ever. What is different:
 
     * Pids, ports, references, functions and bitstrings cannot come back; they may go there.
     * The options that are about starting Python make no difference, and stopping the bridge stops
       no server.
+    * `ErlBridge.cancel/3` says `true` when the request was still waited for; it may have been
+      answered already.
 
   BERT-RPC answers one request at a time on a connection, so a worker opens connections as they are
-  needed, `:max_in_flight` at most, and keeps them. When the server cannot be reached, requests wait
-  as they do for a Python that is being started; those that had been sent get an error of the type
-  `:process_crashed`.
+  needed, `:max_in_flight` at most, and keeps them. When the server cannot be reached, it is tried
+  again with pauses, as a Python that does not start is, and requests wait; those that had been sent
+  get an error of the type `:process_crashed`.
 
-  Where the server was started with `--expose`, `system` must be among what it exposes.
+  Where the server was started with `--expose`, `system.health_check` must be among what it exposes.
 
   ## Options of `connect:`
 
