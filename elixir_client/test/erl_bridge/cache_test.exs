@@ -21,7 +21,7 @@ defmodule ErlBridge.CacheTest do
       wait_for_waiters(cache, 99)
       send(leader, {:compute, {:ok, :result}})
 
-      assert Enum.uniq(Task.await_many(tasks)) == [{:ok, :result}]
+      assert Enum.uniq(Task.await_many(tasks, :infinity)) == [{:ok, :result}]
       refute_received {:computing, _other}
       assert {:ok, %{misses: 1, waits: 99, hits: 0, puts: 1}} = Cache.stats(cache)
     end
@@ -37,7 +37,8 @@ defmodule ErlBridge.CacheTest do
       leaders = for _key <- keys, do: receive_leader()
       Enum.each(leaders, &send(&1, {:compute, {:ok, &1}}))
 
-      assert Enum.sort(Task.await_many(tasks)) == Enum.sort(Enum.map(leaders, &{:ok, &1}))
+      assert Enum.sort(Task.await_many(tasks, :infinity)) ==
+               Enum.sort(Enum.map(leaders, &{:ok, &1}))
     end
 
     test "is taken over when the computing caller is killed" do
@@ -49,7 +50,7 @@ defmodule ErlBridge.CacheTest do
       heir = receive_leader()
       assert heir == waiter.pid
       send(heir, {:compute, {:ok, :second}})
-      assert Task.await(waiter) == {:ok, :second}
+      assert Task.await(waiter, :infinity) == {:ok, :second}
       assert Cache.get(cache, @key) == {:ok, :second}
     end
 
@@ -61,7 +62,7 @@ defmodule ErlBridge.CacheTest do
       send(leader, {:compute, fn -> exit(:failed) end})
       assert_receive {:DOWN, ^monitor, :process, ^leader, :failed}
       send(receive_leader(), {:compute, {:ok, :second}})
-      assert Task.await(waiter) == {:ok, :second}
+      assert Task.await(waiter, :infinity) == {:ok, :second}
     end
 
     test "that fails is an error for all, which is not kept" do
@@ -72,7 +73,7 @@ defmodule ErlBridge.CacheTest do
       wait_for_waiters(cache, 3)
       send(leader, {:compute, error})
 
-      assert Task.await_many(waiters) == [error, error, error]
+      assert Task.await_many(waiters, :infinity) == [error, error, error]
       assert Cache.get(cache, @key) == :miss
     end
 
@@ -83,7 +84,7 @@ defmodule ErlBridge.CacheTest do
         waiter = wait!(cache)
         send(leader, {:compute, {:error, %Error{type: type, message: "mine"}}})
         send(receive_leader(), {:compute, {:ok, type}})
-        assert Task.await(waiter) == {:ok, type}
+        assert Task.await(waiter, :infinity) == {:ok, type}
       end
     end
 
@@ -112,7 +113,7 @@ defmodule ErlBridge.CacheTest do
 
       assert receive_leader() == waiter.pid
       send(waiter.pid, {:compute, {:ok, :result}})
-      assert Task.await(waiter) == {:ok, :result}
+      assert Task.await(waiter, :infinity) == {:ok, :result}
       assert flights(cache) == ErlBridge.Cache.Flights.new()
     end
 
@@ -150,7 +151,7 @@ defmodule ErlBridge.CacheTest do
         assert Cache.fetch(cache, @key, fn -> {:ok, :new} end) == {:ok, :new}
         send(leader, {:compute, {:ok, :old}})
         assert_receive {:DOWN, ^monitor, :process, ^leader, :normal}
-        assert Task.await(waiter) == {:ok, :old}
+        assert Task.await(waiter, :infinity) == {:ok, :old}
         assert Cache.get(cache, @key) == {:ok, :new}
       end
     end
@@ -160,7 +161,7 @@ defmodule ErlBridge.CacheTest do
       {leader, monitor} = lead!(cache)
       waiter = wait!(cache)
       Process.exit(cache, :kill)
-      assert {:error, %Error{type: :not_running}} = Task.await(waiter)
+      assert {:error, %Error{type: :not_running}} = Task.await(waiter, :infinity)
       send(leader, {:compute, {:ok, :result}})
       assert_receive {:DOWN, ^monitor, :process, ^leader, :normal}
     end

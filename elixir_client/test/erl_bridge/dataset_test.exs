@@ -153,7 +153,7 @@ defmodule ErlBridge.DatasetTest do
       end
 
       answer(bridge, receive_chunk(100), 100, %{dataset_id: "abc", rows: 100, bytes: 1})
-      assert {:ok, %Dataset{rows: 100}} = Task.await(task)
+      assert {:ok, %Dataset{rows: 100}} = Task.await(task, :infinity)
     end
 
     test "tells of its progress, in the calling process" do
@@ -191,7 +191,7 @@ defmodule ErlBridge.DatasetTest do
 
       assert_receive {:chunk, 4, ref, %{is_final: true, data: "", dataset_id: _}}
       answer(bridge, ref, 4, %{dataset_id: id, rows: 40, bytes: 4_000})
-      assert {:ok, %Dataset{dataset_id: ^id}} = Task.await(task)
+      assert {:ok, %Dataset{dataset_id: ^id}} = Task.await(task, :infinity)
     end
 
     test "takes a dataset that was completed and not answered" do
@@ -202,7 +202,7 @@ defmodule ErlBridge.DatasetTest do
       Testing.reply(bridge, ref, {:error, refused(:process_crashed, :restart_process, %{})})
       assert_receive {:status, ref}
       Testing.reply(bridge, ref, {:ok, %{dataset_id: "abc", rows: 0, bytes: 0}})
-      assert {:ok, %Dataset{dataset_id: "abc"}} = Task.await(task)
+      assert {:ok, %Dataset{dataset_id: "abc"}} = Task.await(task, :infinity)
     end
 
     test "does not go on where Python has lost what it had" do
@@ -218,7 +218,7 @@ defmodule ErlBridge.DatasetTest do
       assert_receive {:status, ref}
       nothing = %{received: [], missing: [], next: 0, dataset_id: nil}
       Testing.reply(bridge, ref, {:ok, nothing})
-      assert {:error, %Error{type: :transfer_error} = error} = Task.await(task)
+      assert {:error, %Error{type: :transfer_error} = error} = Task.await(task, :infinity)
       assert error.message =~ "chunk 0 of the transfer had come, and is not there any more"
       assert :dataset_drop in types(bridge)
     end
@@ -373,7 +373,7 @@ defmodule ErlBridge.DatasetTest do
       send(task.pid, :go_on)
       assert Testing.reply(bridge, ref, {:ok, %{dataset_id: nil}})
       answer_all(bridge)
-      assert {:ok, %Dataset{rows: 1}} = Task.await(task)
+      assert {:ok, %Dataset{rows: 1}} = Task.await(task, :infinity)
     end
 
     test "takes no longer than it may" do

@@ -70,7 +70,7 @@ defmodule ErlBridge.Recovery.BudgetTest do
       |> Enum.map(fn _n ->
         Task.async(fn -> Enum.count(1..200, fn _n -> Budget.withdraw(budget) end) end)
       end)
-      |> Task.await_many()
+      |> Task.await_many(:infinity)
       |> Enum.sum()
 
     assert taken in 500..(501 + System.monotonic_time(:second) - begun)
@@ -82,7 +82,7 @@ defmodule ErlBridge.Recovery.BudgetTest do
 
     1..8
     |> Enum.map(fn _n -> Task.async(fn -> for _n <- 1..1_000, do: Budget.deposit(budget) end) end)
-    |> Task.await_many()
+    |> Task.await_many(:infinity)
 
     assert Budget.tokens(budget) >= 4_000
   end

@@ -98,7 +98,7 @@ defmodule ErlBridge.TelemetryTest do
       |> Enum.map(fn id ->
         Task.async(fn -> Telemetry.attach(id, @retry, &__MODULE__.forward/4, test) end)
       end)
-      |> Task.await_many()
+      |> Task.await_many(:infinity)
 
       for id <- ids, do: assert(:ok = Telemetry.detach(id))
     end

@@ -48,7 +48,7 @@ defmodule ErlBridge.LiveBertTest do
     waiting = Live.wait(bridge)
 
     OsProcess.signal(server.tcp_os_pid, "KILL")
-    assert {:error, %Error{type: :process_crashed} = error} = Task.await(waiting)
+    assert {:error, %Error{type: :process_crashed} = error} = Task.await(waiting, :infinity)
     assert Exception.message(error) =~ "the connection to 127.0.0.1:#{server.tcp_port} was closed"
 
     process = server.tcp_process
@@ -63,7 +63,7 @@ defmodule ErlBridge.LiveBertTest do
 
     next = Task.async(fn -> ErlBridge.ping(bridge, %{n: 2}) end)
     tcp_server!(["--port", "#{server.tcp_port}"])
-    assert {:ok, %{n: 2}} = Task.await(next, 10_000)
+    assert {:ok, %{n: 2}} = Task.await(next, :infinity)
   end
 
   test "a server that is not there, and one that wants a token, are errors of the start" do
@@ -121,7 +121,7 @@ defmodule ErlBridge.LiveBertTest do
                ErlBridge.call(bridge, :stopped, %{}, max_retries: 0)
 
       assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
 
       bridge = start!(tcp_server!(["--max-connections", "1"]))
       waiting = Live.wait(bridge, id: :waiting)
@@ -130,7 +130,7 @@ defmodule ErlBridge.LiveBertTest do
                ErlBridge.call(bridge, :stopped, %{}, max_retries: 0)
 
       assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       assert ErlBridge.ping!(bridge, %{n: 1}) == %{n: 1}
     end
   end
@@ -238,10 +238,10 @@ defmodule ErlBridge.LiveBertTest do
     slow = Task.async(fn -> ErlBridge.ping!(bridge, %{n: 1}) end)
     assert_receive {:connects, channel}
     assert {:ok, true} = ErlBridge.cancel(bridge, :waiting)
-    assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+    assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
     assert ErlBridge.ping!(bridge, %{n: 2}) == %{n: 2}
     send(channel, :go)
-    assert Task.await(slow) == %{n: 1}
+    assert Task.await(slow, :infinity) == %{n: 1}
   end
 
   defp workers(bridge) do

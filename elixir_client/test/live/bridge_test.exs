@@ -124,7 +124,7 @@ defmodule ErlBridge.BridgeTest do
       waiting = Live.wait(bridge)
 
       assert :ok = ErlBridge.stop(bridge)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
     end
 
     test "a stopped (SIGSTOP) Python is killed" do
@@ -145,7 +145,7 @@ defmodule ErlBridge.BridgeTest do
         capture_log(fn ->
           OsProcess.signal(os_pid, "KILL")
 
-          for error <- Task.await_many(waiting) do
+          for error <- Task.await_many(waiting, :infinity) do
             assert {:error, %Error{type: :process_crashed, strategy: :restart_process} = error} =
                      error
 

@@ -51,7 +51,7 @@ for transport <- [:port, :tcp] do
       assert length(Enum.uniq(pids)) == 5
       Enum.each(pids, &send(&1, :go))
 
-      assert Task.await(task) == {:ok, [1, 4, 9, 16, 25]}
+      assert Task.await(task, :infinity) == {:ok, [1, 4, 9, 16, 25]}
     end
 
     test "they know who asked" do
@@ -122,7 +122,7 @@ for transport <- [:port, :tcp] do
       monitor = Process.monitor(pid)
 
       assert {:ok, true} = ErlBridge.cancel(@bridge, :lingering)
-      assert {:error, %Error{type: :cancelled}} = Task.await(task)
+      assert {:error, %Error{type: :cancelled}} = Task.await(task, :infinity)
       assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}
     end
 

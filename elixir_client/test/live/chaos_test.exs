@@ -214,7 +214,7 @@ defmodule ErlBridge.ChaosTest do
       await_workers(bridge, 4)
 
       assert :ok = ErlBridge.resize(bridge, 1)
-      assert :ok = Task.await(rolling, 20_000)
+      assert :ok = Task.await(rolling, :infinity)
       await_workers(bridge, 1)
       assert pool(bridge) == pool
       assert {:ok, :healthy} = ErlBridge.health_check(bridge)
@@ -255,11 +255,11 @@ defmodule ErlBridge.ChaosTest do
       :erlang.suspend_process(queued.pid)
       assert {:ok, true} = ErlBridge.cancel(bridge, :queued)
       assert {:ok, true} = ErlBridge.cancel(bridge, :held)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       await_queue(bridge, 0)
       :erlang.resume_process(queued.pid)
 
-      assert {:error, %Error{type: :cancelled}} = Task.await(queued)
+      assert {:error, %Error{type: :cancelled}} = Task.await(queued, :infinity)
       assert_receive {:mailbox, []}
       await_idle(bridge)
     end
@@ -271,12 +271,12 @@ defmodule ErlBridge.ChaosTest do
       await_queue(bridge, 1)
       :erlang.suspend_process(queued.pid)
       assert {:ok, true} = ErlBridge.cancel(bridge, :held)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       await_queue(bridge, 0)
       assert {:ok, true} = ErlBridge.cancel(bridge, :queued)
       :erlang.resume_process(queued.pid)
 
-      assert {:error, %Error{type: :cancelled}} = Task.await(queued)
+      assert {:error, %Error{type: :cancelled}} = Task.await(queued, :infinity)
       await_idle(bridge)
     end
 

@@ -77,7 +77,7 @@ defmodule ErlBridge.DatasetLiveTest do
 
   defp go_on(task) do
     send(task.pid, :go_on)
-    Task.await(task, 20_000)
+    Task.await(task, :infinity)
   end
 
   defp small, do: [chunk_bytes: 4_096, window: 3]
@@ -94,13 +94,13 @@ defmodule ErlBridge.DatasetLiveTest do
     # The shell opens the pipe when somebody writes to it.
     script = "exec 3<\"$0\"; echo opened; read go; cat <&3 >/dev/null"
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, args: ["-c", script, pipe]])
-    assert_receive {^port, {:data, "opened\n"}}, 20_000
+    assert_receive {^port, {:data, "opened\n"}}
     {task, port}
   end
 
   defp let_go({task, port}) do
     Port.command(port, "\n")
-    assert {:ok, %{received: 1, next: 0}} = Task.await(task)
+    assert {:ok, %{received: 1, next: 0}} = Task.await(task, :infinity)
   end
 
   # A transfer is a folder with its files.
@@ -333,7 +333,7 @@ defmodule ErlBridge.DatasetLiveTest do
         end)
 
       assert {:ok, %Dataset{}} = go_on(task)
-      assert {:ok, %Dataset{rows: 10}} = Task.await(waiting)
+      assert {:ok, %Dataset{rows: 10}} = Task.await(waiting, :infinity)
     end
 
     test "a digest that is not that of the rows", %{tmp_dir: tmp_dir} do

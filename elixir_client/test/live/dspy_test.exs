@@ -155,7 +155,7 @@ defmodule ErlBridge.DSPyTest do
 
     assert_receive :under_way
     assert {:ok, true} = ErlBridge.cancel(bridge, :nightly)
-    assert {:error, %Error{type: :cancelled}} = Task.await(task)
+    assert {:error, %Error{type: :cancelled}} = Task.await(task, :infinity)
     assert {:ok, :healthy} = ErlBridge.health_check(bridge)
   end
 
@@ -183,7 +183,7 @@ defmodule ErlBridge.DSPyTest do
 
     assert_receive :under_way
     OsProcess.signal(Live.os_pid(bridge), "KILL")
-    assert {:error, %Error{type: :process_crashed}} = Task.await(task)
+    assert {:error, %Error{type: :process_crashed}} = Task.await(task, :infinity)
     assert {:ok, :healthy} = ErlBridge.health_check(bridge)
   end
 end

@@ -184,7 +184,7 @@ defmodule ErlBridge.ModuleLiveTest do
     assert_receive {:stuck, tool}
     monitor = Process.monitor(tool)
     assert {:ok, true} = ErlBridge.cancel(bridge, :agent)
-    assert {:error, %Error{type: :cancelled}} = Task.await(task)
+    assert {:error, %Error{type: :cancelled}} = Task.await(task, :infinity)
     assert_receive {:DOWN, ^monitor, :process, ^tool, :killed}
   end
 

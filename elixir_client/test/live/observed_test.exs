@@ -123,7 +123,7 @@ defmodule ErlBridge.ObservedTest do
           ErlBridge.call(bridge, :die_once, %{"os_pid" => os_pid}, idempotent: true)
         end)
 
-      assert {:ok, again} = Task.await(task)
+      assert {:ok, again} = Task.await(task, :infinity)
       assert again != os_pid
       assert_receive {:event, [_, :retry], %{delay: _}, %{attempt: 1, request_type: :die_once}}
     end

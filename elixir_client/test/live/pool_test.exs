@@ -13,7 +13,7 @@ defmodule ErlBridge.PoolTest do
       assert [%{in_flight: 1}, %{in_flight: 0}] = workers(bridge)
       assert {:ok, ^second} = os_pid(bridge)
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       assert first != second
     end
 
@@ -39,9 +39,9 @@ defmodule ErlBridge.PoolTest do
       on_second = Live.wait(bridge)
       OsProcess.signal(first, "KILL")
 
-      assert {:error, %Error{type: :process_crashed}} = Task.await(on_first)
+      assert {:error, %Error{type: :process_crashed}} = Task.await(on_first, :infinity)
       assert {:ok, true} = ErlBridge.cancel(bridge, on_second.pid)
-      assert {:error, %Error{type: :cancelled}} = Task.await(on_second)
+      assert {:error, %Error{type: :cancelled}} = Task.await(on_second, :infinity)
       assert [again, ^second] = await_all_up(bridge)
       assert again != first
     end
@@ -66,7 +66,7 @@ defmodule ErlBridge.PoolTest do
       await_queue(bridge, 5)
 
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert Task.await_many(queued) == for(n <- 1..5, do: {:ok, %{"n" => n}})
+      assert Task.await_many(queued, :infinity) == for(n <- 1..5, do: {:ok, %{"n" => n}})
       assert [%{in_flight: 0}] = workers(bridge)
     end
 
@@ -81,7 +81,7 @@ defmodule ErlBridge.PoolTest do
 
       assert Exception.message(error) =~ "1 requests wait for a worker, which is the limit"
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert {:ok, %{}} = Task.await(queued)
+      assert {:ok, %{}} = Task.await(queued, :infinity)
     end
 
     test "is waited in for so long and no longer" do
@@ -91,7 +91,7 @@ defmodule ErlBridge.PoolTest do
       assert {:error, %Error{type: :pool_exhausted}} = ErlBridge.call(bridge, :echo, %{})
       await_queue(bridge, 0)
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       assert {:ok, %{}} = ErlBridge.call(bridge, :echo, %{}, timeout: 5_000)
     end
 
@@ -105,11 +105,11 @@ defmodule ErlBridge.PoolTest do
       Process.exit(dying, :kill)
       assert_receive {:DOWN, ^monitor, :process, ^dying, :killed}
       assert {:ok, true} = ErlBridge.cancel(bridge, :queued)
-      assert {:error, %Error{type: :cancelled}} = Task.await(cancelled)
+      assert {:error, %Error{type: :cancelled}} = Task.await(cancelled, :infinity)
       await_queue(bridge, 0)
 
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+      assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       assert {:ok, %{}} = ErlBridge.call(bridge, :echo, %{})
       assert [%{in_flight: 0}] = workers(bridge)
     end
@@ -132,7 +132,7 @@ defmodule ErlBridge.PoolTest do
       await_queue(bridge, 1)
 
       assert {:ok, true} = ErlBridge.cancel(bridge, waiting.pid)
-      assert {:ok, ^large} = Task.await(queued)
+      assert {:ok, ^large} = Task.await(queued, :infinity)
     end
   end
 
@@ -179,7 +179,7 @@ defmodule ErlBridge.PoolTest do
       waiting = Live.wait(bridge)
       OsProcess.signal(os_pid, "STOP")
 
-      assert {:error, %Error{type: :process_crashed}} = Task.await(waiting)
+      assert {:error, %Error{type: :process_crashed}} = Task.await(waiting, :infinity)
       assert ErlBridge.ping!(bridge, %{n: 1}) == %{n: 1}
     end
 

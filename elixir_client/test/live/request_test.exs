@@ -136,7 +136,7 @@ for transport <- [:port, :tcp] do
         assert {:ok, :healthy} = ErlBridge.health_check(@bridge)
         assert ErlBridge.ping!(@bridge, %{n: 1}) == %{n: 1}
         assert {:ok, true} = ErlBridge.cancel(@bridge, :long)
-        assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+        assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
       end
     end
 
@@ -179,7 +179,10 @@ for transport <- [:port, :tcp] do
         waiting = Live.wait(@bridge, id: {:job, 1})
 
         assert {:ok, true} = ErlBridge.cancel(@bridge, {:job, 1})
-        assert {:error, %Error{type: :cancelled, strategy: :fatal}} = Task.await(waiting)
+
+        assert {:error, %Error{type: :cancelled, strategy: :fatal}} =
+                 Task.await(waiting, :infinity)
+
         assert {:ok, false} = ErlBridge.cancel(@bridge, {:job, 1})
       end
 
@@ -203,7 +206,7 @@ for transport <- [:port, :tcp] do
         assert Exception.message(error) =~ "a request with the id :once is in flight already"
 
         assert {:ok, true} = ErlBridge.cancel(@bridge, :once)
-        assert {:error, %Error{type: :cancelled}} = Task.await(waiting)
+        assert {:error, %Error{type: :cancelled}} = Task.await(waiting, :infinity)
         assert {:ok, %{}} = ErlBridge.call(@bridge, :echo, %{}, id: :once)
       end
 

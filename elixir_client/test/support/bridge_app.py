@@ -53,7 +53,7 @@ def hold(payload, context):
 
 @app.handler("stopped")
 def next_stopped(payload, context):
-    return stopped.get(timeout=10)
+    return stopped.get(timeout=60)
 
 
 @app.handler("ask")
@@ -110,7 +110,7 @@ def fill(payload, context):
 
 @app.handler("filled")
 def take_filled(payload, context):
-    return filled.get(timeout=10)
+    return filled.get(timeout=60)
 
 
 @app.handler("trace")
