@@ -9,6 +9,8 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -746,6 +748,61 @@ def answer_without_certificate(context: ssl.SSLContext, sock: socket.socket, dat
             return encrypted.recv(100)
     except OSError:
         return b""
+
+
+# -- a slow cable ------------------------------------------------------------------------------------------------------
+
+
+class SlowCable:
+    """A port behind which another one is, with so many bytes a second in each direction."""
+
+    def __init__(self, to: int, rate: int) -> None:
+        self._to, self._rate = to, rate
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            near, _ = self._server.accept()
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._ends += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                time.sleep(len(data) / self._rate)  # what makes it slow
+                other.sendall(data)
+
+    def close(self) -> None:
+        for sock in (self._server, *self._ends):
+            sock.close()
+
+
+@needs_beam
+def test_a_message_that_takes_longer_than_the_tick_time_arrives_and_the_connection_stays(
+    epmd: Epmd, start: Start
+) -> None:
+    beam = Beam(unique("ex"), epmd.port, erl="-kernel net_ticktime 1")
+    with socket.create_connection(("127.0.0.1", epmd.port), DEADLINE) as sock:
+        sock.sendall(epmd_wire.lookup(beam.name.partition("@")[0]))
+        listed = epmd_wire.found(sock.recv(4096))
+    assert listed is not None
+    cable = SlowCable(listed.port, 12_000_000)
+    try:
+        beam.eval(":net_kernel.monitor_nodes(true, node_type: :all)")
+        start("--connect", f"{beam.name}:{cable.port}", "--tick-time", "1")
+        beam.eval("{py, begin} = receive do {:nodeup, py, _} -> {py, System.monotonic_time(:millisecond)} end")
+        beam.eval("request = %{request_type: :ping, payload: %{data: :binary.copy(<<255>>, 24_000_000)}}; :made")
+        assert beam.eval("GenServer.call({:erl_bridge, py}, request, :infinity) == {:ok, request.payload}") == "true"
+        assert beam.eval("System.monotonic_time(:millisecond) - begin > 3_000") == "true"
+        assert beam.eval("receive do message -> message after 0 -> :nothing_else end") == ":nothing_else"
+    finally:
+        beam.kill()
+        cable.close()
 
 
 # -- a cable that is cut ----------------------------------------------------------------------------------------------

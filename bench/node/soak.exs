@@ -1,4 +1,5 @@
 # Calls a node of ours so many times and tells what memory it takes on the way: `elixir --name N soak.exs NODE CALLS`
+# Prints "CALLS <tab> BYTES <tab> IN FLIGHT" ten times.
 # Of a hundred calls one is a request by a process that dies, one is an :erpc, and one monitors and sends plain messages.
 defmodule Soak do
   @callers 16
@@ -46,7 +47,7 @@ Soak.run(server, div(calls, 10))
 
 for part <- 1..10 do
   {memory, in_flight} = Soak.memory(server)
-  IO.puts("#{div(calls * part, 10)} calls: #{memory} bytes, #{in_flight} in flight")
+  IO.puts("#{div(calls * part, 10)}\t#{memory}\t#{in_flight}")
   if part < 10, do: Soak.run(server, div(calls, 10))
 end
 
