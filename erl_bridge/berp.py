@@ -383,14 +383,16 @@ class Conversation:
         service, mfa = options.get("service"), options.get("mfa")
         if isinstance(service, str) and isinstance(mfa, (tuple, list)) and len(mfa) == 3:
             module, function, args = mfa
-            if isinstance(module, Atom) and isinstance(function, Atom) and isinstance(args, list):
-                self._info.callback = Callback(service, (module, function, args))
+            if isinstance(module, Atom) and isinstance(function, Atom) and isinstance(args, (list, type(None))):
+                self._info.callback = Callback(service, (module, function, args or []))
                 return
         expected = '[{service, <<"host:port">>}, {mfa, Module, Function, Args}]'
         raise _bad_info(f"callback: expected {expected}, got {show(given)}")
 
     def _take_cache(self, given: Any) -> None:
         token = bert_rpc.options(given, "cache").get("validation")
+        if isinstance(token, Atom):  # as bertrpc for Python sends it
+            token = token.name.encode("latin-1", "replace")
         self._info.validation = token.encode() if isinstance(token, str) else token
 
     def _take_stream(self, given: Any) -> None:
@@ -439,7 +441,7 @@ def _not_authorized(why: str) -> PacketError:
 
 
 def _payload(args: Any) -> Any:
-    if args == []:
+    if args == [] or args is None:  # bert.erl makes {bert, nil} of every empty list
         return {}
     if isinstance(args, list) and len(args) == 1 and isinstance(args[0], (dict, TermMap)):
         return args[0]

@@ -163,6 +163,8 @@ def test_results_are_validated_by_their_token() -> None:
     assert answer(again, 5) == [(a("info"), a("valid"), []), (a("noreply"),)]
     (_, _, pairs), _ = answer(again, 6)
     assert dict(pairs)[a("validation")] != token
+    as_atom = asked((a("info"), a("cache"), [a("validation"), a(token.decode("latin-1"))]), call("shop", "stock", {}))
+    assert answer(as_atom, 5) == [(a("info"), a("valid"), []), (a("noreply"),)]
 
 
 def test_who_asks_with_a_token_is_answered_so_whatever_the_function() -> None:
@@ -176,6 +178,67 @@ def test_ruby_sends_its_info_as_a_list_and_ernie_knows_priorities() -> None:
     assert asked([a("info"), a("cache"), [a("validation"), "t"]], PING)
     assert asked(info("priority", a("high")), PING)
     assert asked([a("info"), a("priority"), [a("low")]], PING)
+
+
+# As the sources of the clients write them: the gem bertrpc, BERT-JS, bert.erl, bertrpc of PyPI.
+CALL = "8368046400046361 6c6c640003617070 640005656d626564"
+ONE = "6c00000001 6803 640004 62657274 640004 64696374 6c00000001 6802 6d00000001 6e 6101 6a 6a"
+CACHE, VALIDATION = "640004 696e666f 640005 6361636865", "64000a 76616c69646174696f6e"
+CAPTURED = {
+    "ruby, with a token": (
+        ["836c00000003" + CACHE + "6c00000002" + VALIDATION + "6d00000001 74 6a 6a", CALL + ONE],
+        {"n": 1},
+        True,
+    ),
+    "ruby, whose pairs are lists": (
+        [CALL + "6c00000001 6803 640004 62657274 640004 64696374 6c00000001 6c00000002 6d00000001 6e 6101 6a 6a 6a"],
+        {"n": 1},
+        False,
+    ),
+    "javascript, with a float as text": (
+        [CALL + "6c00000001 6803 640004 62657274 640004 64696374 6c00000001 6802 6d00000001 6e 63"
+         + b"1.50000000000000000000e+00\0\0\0\0\0".hex() + "6a 6a"],
+        {"n": 1.5},
+        False,
+    ),
+    "erlang, without arguments": ([CALL + "6802 640004 62657274 640003 6e696c"], {}, False),
+    "erlang, of OTP 26 and later": (
+        [CALL.replace("6400", "77") + "6c00000001 7400000001 7701 6e 6101 6a"],
+        {a("n"): 1},
+        False,
+    ),
+    "python, whose token is an atom": (
+        ["836803" + CACHE + "6c00000002" + VALIDATION + "640002 74ff 6a", CALL + ONE],
+        {"n": 1},
+        True,
+    ),
+    "python, with text that is not ascii": (
+        [CALL + "6c00000001 6803 640004 62657274 640004 64696374 6c00000001 6802 6d00000001 6e 6804 640004 62657274"
+         " 640006 737472696e67 640005 5554462d38 6d00000002 c3b6 6a 6a"],
+        {"n": "ö"},
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_what_the_clients_there_are_send_is_understood(name: str) -> None:
+    sent, payload, token = CAPTURED[name]
+    talk = conversation()
+    talk.feed(b"".join(pack(bytes.fromhex(packet)) for packet in sent))
+    one = talk.next()
+    assert isinstance(one, Asked)
+    assert (one.request.request_type, one.request.payload) == ("embed", payload)
+    # Who shows a token, a wrong one here, is told the right one.
+    assert len(answer(one, 1)) == (2 if token else 1)
+    assert answer(one, 1)[-1] == (a("reply"), (a("ok"), 1))
+
+
+def test_bert_erl_makes_nil_of_every_empty_list() -> None:
+    mfa = (a("mfa"), a("shop"), a("told"), (a("bert"), None))
+    one = asked(info("callback", (a("service"), "here:1"), mfa), cast("app", "embed", {}))
+    assert one.callback is not None
+    assert one.callback.mfa == (a("shop"), a("told"), [])
 
 
 def test_a_stream_comes_in_with_its_request() -> None:

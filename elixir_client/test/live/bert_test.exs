@@ -274,10 +274,19 @@ defmodule ErlBridge.LiveBertTest do
     Process.flag(:trap_exit, true)
     stranger = Keyword.put(connect, :ssl, cacertfile: file.("ca.pem"))
     unknown = Keyword.put(connect, :ssl, cacertfile: file.("client.pem"))
+    no_tls = Keyword.delete(connect, :ssl)
+    elsewhere = Keyword.put(known, :server_name_indication, ~c"example.org")
 
-    for wrong <- [stranger, unknown] do
-      assert {:error, %Error{type: :process_crashed}} = ErlBridge.start_link(connect: wrong)
+    for wrong <- [stranger, unknown, no_tls, Keyword.put(connect, :ssl, elsewhere)] do
+      assert {:error, %Error{type: :process_crashed} = error} =
+               ErlBridge.start_link(connect: wrong, start_timeout: 2_000)
+
+      assert Exception.message(error) =~ "the connection to localhost:#{server.tcp_port}"
     end
+
+    sites = Keyword.put(known, :server_name_indication, ~c"a.sites.test")
+    bridge = start!(server, connect: Keyword.put(connect, :ssl, sites))
+    assert ErlBridge.ping!(bridge, %{n: 1}) == %{n: 1}
   end
 
   test "IPv6, where there is a loopback of it" do
@@ -328,7 +337,7 @@ defmodule ErlBridge.LiveBertTest do
 
   # As tests/certificates.py makes them.
   defp make_certificates(folder) do
-    names = "DNS:localhost,IP:127.0.0.1"
+    names = "DNS:localhost,IP:127.0.0.1,DNS:*.sites.test"
     make(folder, "ca", ["-addext", "basicConstraints=critical,CA:TRUE"])
     signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=#{names}"]
     for name <- ["server", "client"], do: make(folder, name, signed)

@@ -62,6 +62,12 @@ defmodule ErlBridge.Bert.Connection do
   defp tls(true), do: tls([])
 
   defp tls(options) do
+    options =
+      Keyword.put_new_lazy(options, :customize_hostname_check, fn ->
+        # So that a certificate for "*.example.org" is one for its hosts.
+        [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)]
+      end)
+
     if Enum.any?([:verify, :cacerts, :cacertfile], &Keyword.has_key?(options, &1)),
       do: Keyword.put_new(options, :verify, :verify_peer),
       else: [verify: :verify_peer, cacerts: :public_key.cacerts_get()] ++ options
