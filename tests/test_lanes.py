@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,6 +125,13 @@ def test_what_fails_does_not_hold_up_what_comes_after(monkeypatch: pytest.Monkey
 # -- without an order -------------------------------------------------------------------------------------------------
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread does in a moment."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+
+
 def test_a_lane_has_as_many_threads_as_it_needs_and_no_more_than_may_be() -> None:
     plain = Lane("test", 2)
     works = [Work(None) for _ in range(3)]
@@ -144,8 +153,7 @@ def test_a_thread_that_is_free_takes_the_next() -> None:
     for _ in range(20):
         plain.submit(lambda work: done.put(threading.current_thread().name), None)
         names.add(done.get(timeout=DEADLINE))
-        while plain.running:  # it is about to be free
-            pass
+        until(lambda: plain.running == 0)
     assert names == {"test"}
     assert plain._threads == 1
 
@@ -158,11 +166,10 @@ def test_a_lane_goes_on_after_what_fails(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError
 
     plain.submit(fail, None)
-    while plain._threads:  # the thread is about to end
-        pass
+    until(lambda: plain._threads == 0)
     plain.submit(lambda work: done.set(), None)
     assert done.wait(DEADLINE)
-    assert (plain.running, plain.waiting) == (0, 0)
+    until(lambda: (plain.running, plain.waiting) == (0, 0))
 
 
 def test_a_lane_that_gets_no_thread_has_taken_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ _READ_SIZE = 64 * 1024
 
 
 class Channel:
-    """One end of the pair. Any thread may send; one thread receives."""
+    """One end of the pair. Any thread may send; one at a time receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock

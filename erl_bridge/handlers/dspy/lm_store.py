@@ -220,6 +220,7 @@ class Store:
         connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
+        connection.execute("pragma cache_size = -256")  # KiB, in each of many processes; the system caches, too
         connection.executescript(_SCHEMA)
         return connection
 
