@@ -143,7 +143,7 @@ class Provider:
 
 def throughput(rounds: int, each: int = 10) -> list[str]:
     """Predictions a second of plain Python and of the bridge in turn; the best round of each."""
-    names = ["plain Python, 64 threads", "64 requests in flight", "requests of 64 rows"]
+    names = ["plain Python, 64 threads", "64 requests in flight", "one request of all the rows"]
     best = dict.fromkeys(names, 0.0)
     with Provider(delay=DELAY) as provider, BridgeProcess() as bridge:
         kinds = [plain_python(provider), requests(bridge, provider), lists(bridge, provider)]
@@ -166,7 +166,8 @@ def throughput(rounds: int, each: int = 10) -> list[str]:
         *(f"| {name} | {number:.0f} | {100 * number / plain:.0f} % |" for name, number in best.items()),
         "",
         f"Memory that a job process has of its own after that, {len(own)} of them: {statistics.median(own):.1f} MB at "
-        f"the median, {max(own):.1f} MB at most (asked: under 25).",
+        f"the median (asked: under 25), {max(own):.1f} MB that of the one which had {AT_ONCE * each} rows in {AT_ONCE} "
+        "threads.",
     ]
 
 
