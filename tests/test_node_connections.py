@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capture_node_frames import FLAGS, NAME
 from certificates import Certificates
 from node_support import COOKIE, ELIXIR, EPMD, Beam, Epmd, Node, can_connect, free_port, unique, wait_until
 from support import DEADLINE, a
-from test_node_frames import CAPTURED
+from test_node_frames import CAPTURED, PEER
 
 from erl_bridge import Atom, Pid, Reference, etf
 from erl_bridge.framing import FrameReader
@@ -75,8 +76,10 @@ def beam(epmd: Epmd) -> Iterator[Beam]:
 class Peer:
     """A node in this process, which says what it likes."""
 
-    def __init__(self, port: int, peer_name: str, flags: int = capabilities.OURS, cookie: str = COOKIE) -> None:
-        self.name = unique("peer")
+    def __init__(
+        self, port: int, peer_name: str, flags: int = capabilities.OURS, cookie: str = COOKIE, name: str = ""
+    ) -> None:
+        self.name = name or unique("peer")
         self.node, self.peer = Atom(self.name), Atom(peer_name)
         self.pid, self.flags = Pid(self.node, 9, 0, 7), flags
         self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
@@ -320,6 +323,21 @@ def test_frames_of_beams_with_faults_in_them_cost_their_connection_at_most(start
             assert good.ping() == (a("ok"), {"n": 1})
     assert "Traceback" not in node.stderr
     good.close()
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+def test_all_that_beams_send_is_taken_by_a_node_that_runs(start: Start, variant: str) -> None:
+    """The captured frames, also those that a BEAM sends only to a node that can do less than ours."""
+    node = start("--name", NAME, "--no-epmd")
+    _, port = node.ready()
+    for otp in ("25", "27", "29"):
+        peer = Peer(port, NAME, FLAGS[variant], name=str(PEER))
+        for (version, kind, _), frames in CAPTURED.items():
+            for frame in frames if (version, kind) == (otp, variant) else []:
+                peer.send_frame(frame)
+        assert peer.ping() == (a("ok"), {"n": 1})
+        peer.close()
+    assert "is given up" not in node.stderr
 
 
 def test_a_request_that_cannot_be_read_is_answered_and_the_connection_stays(start: Start) -> None:

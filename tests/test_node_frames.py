@@ -108,8 +108,46 @@ def test_all_operations_are_among_them_but_exit2_with_a_token_and_the_answer_to_
             if start is not None:
                 assert (frame[start], frame[start + 2]) == (ord("h"), ord("a")), variant
                 ops.add(frame[start + 3])
-    assert set(dist.OPS) - ops == {18, 27, 31}
+    assert set(dist.OPS) - ops == NEVER
     assert ops - set(dist.OPS) == {37}
+
+
+# Where BEAMs send each operation to a node that runs, in test_node_live.py.
+_UNDONE = "test_a_monitor_and_a_link_that_are_undone_are_silent"
+_TRACED = "test_signals_of_a_process_that_is_traced_are_understood"
+_ENDED = "test_a_monitor_and_a_link_hear_of_the_end_of_the_process_which_begins_anew"
+_ANSWERED = "test_a_handler_calls_a_process_by_its_pid_its_name_and_its_node"
+LIVE = {
+    1: _UNDONE,
+    6: "test_a_cast_is_served_and_nothing_comes_back",
+    7: "test_a_process_of_the_node_is_no_group_leader_and_bears_to_be_asked",
+    16: _TRACED,
+    19: _UNDONE,
+    20: _UNDONE,
+    22: _ENDED,
+    23: _TRACED,
+    24: "test_a_process_that_dies_with_a_link_to_the_node_leaves_it_as_it_is",
+    25: _TRACED,
+    26: _ENDED,
+    28: "test_the_requests_of_a_caller_that_dies_are_cancelled",
+    29: "test_functions_of_the_allow_list_may_be_called",
+    30: _TRACED,
+    33: _ANSWERED,  # up to OTP 27
+    35: _UNDONE,
+    37: _ANSWERED,  # from OTP 28 on
+}
+# To a node that tells what ours does, a BEAM sends none of these, but for what it had written before it knew that. A
+# node that runs takes them in test_node_connections.py, as they were captured.
+ONLY_CAPTURED = {2, 3, 4, 8, 12, 13, 21, 34, 36}
+# These no BEAM sends here at all: exit/2 goes without a token, and this node asks nobody for a process.
+NEVER = {18, 27, 31}
+
+
+def test_every_operation_has_a_test_from_captured_bytes_and_one_with_a_node_that_runs() -> None:
+    import test_node_live
+
+    assert {*LIVE} | ONLY_CAPTURED | NEVER == {*dist.OPS, 37}
+    assert [test for test in LIVE.values() if not hasattr(test_node_live, test)] == []
 
 
 @pytest.mark.parametrize("otp", ["25", "27", "29"])

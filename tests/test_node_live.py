@@ -222,6 +222,12 @@ def test_a_monitor_and_a_link_that_are_undone_are_silent(beam: Beam) -> None:
     assert beam.eval("call.(:ping, %{a: 1}); receive do message -> message after 0 -> :nothing end") == ":nothing"
 
 
+def test_a_process_that_dies_with_a_link_to_the_node_leaves_it_as_it_is(beam: Beam) -> None:
+    beam.eval("pid = :erpc.call(py, :erlang, :whereis, [:erl_bridge])")
+    assert beam.eval("spawn_monitor(fn -> Process.link(pid); exit(:why) end); elem(next.(), 4)") == ":why"
+    assert beam.eval(":erpc.call(py, :erlang, :is_process_alive, [pid])") == "true"
+
+
 def test_signals_of_a_process_that_is_traced_are_understood(beam: Beam) -> None:
     beam.eval("pid = :erpc.call(py, :erlang, :whereis, [:erl_bridge])")
     beam.eval("""traced = Task.async(fn ->
