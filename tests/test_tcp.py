@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -21,7 +22,11 @@ from datasets_support import ROWS, compress, cut, dataset_id, stream
 from support import DEADLINE, ROOT, a, alive, keys, wait_gone
 
 from erl_bridge import etf
+from erl_bridge import service as services
+from erl_bridge.berp import Rules
+from erl_bridge.dispatch import Capacity
 from erl_bridge.framing import HEADER, pack
+from erl_bridge.transports.tcp import Limits, TcpServer, listen
 from erl_bridge.transports.tls import client_context
 
 PING = call("system", "ping", {"n": 1})
@@ -421,6 +426,34 @@ def test_a_client_that_does_not_read_its_replies_asks_nothing_more() -> None:
         sender.join(DEADLINE)
         assert not sender.is_alive()
         assert fields(reader.ok("system", "health_check"))["memory_bytes"] < 150_000_000
+
+
+def test_bytes_of_requests_that_are_not_whole_are_limited_for_all_clients_together() -> None:
+    served = services.Service("", False, Capacity(), 0, {})
+    listener = listen("127.0.0.1", 0)
+    host, port = listener.getsockname()
+    rules = Rules(services.exposed([], served), token=b"", max_frame=1_000_000)
+    server = TcpServer(listener, rules, Limits(max_unread=1_000_000))
+    dispatcher = served.dispatcher(server.finish)
+    thread = threading.Thread(target=server.serve, args=(dispatcher,))
+    data = pack(etf.encode(call("system", "ping", {"large": "x" * 700_000})))
+    thread.start()
+    try:
+        with BertClient(host, port) as one, BertClient(host, port) as another:
+            for client in (one, another):
+                client.send_bytes(data[:600_000])
+            # The two hold more than there is room for: one of them is told, and its place is the other's.
+            told, _, _ = select.select([one.socket, another.socket], [], [], DEADLINE)
+            left, stays = (one, another) if told == [one.socket] else (another, one)
+            error, (kind, _, name, _, _) = left.receive()
+            assert (error, kind, name) == (a("error"), a("server"), "overloaded")
+            stays.send_bytes(data[600_000:])
+            assert stays.receive()[0] is a("reply")
+    finally:
+        server.stop()
+        thread.join(DEADLINE)
+        dispatcher.close()
+        served.datasets.close(keep=True)
 
 
 def test_large_frames_pass_up_to_the_limit() -> None:

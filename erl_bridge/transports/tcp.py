@@ -431,6 +431,8 @@ class TcpServer:
             detail = f"more than {self._limits.max_unread} bytes of requests are on their way; try again later"
             self._write(connection, packet_error(PacketError("server", 0, detail, name="overloaded")))
             connection.closing = True
+            self._unread -= held  # so that no other is left for it
+            connection.held = 0
 
     def _listen(self, flight: Flight, conversation: Conversation) -> bool:
         """Take what is said of a request under way; False when that is nothing. Raises :class:`PacketError`."""

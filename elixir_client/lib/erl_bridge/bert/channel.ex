@@ -14,6 +14,8 @@ defmodule ErlBridge.Bert.Channel do
   alias ErlBridge.{Bert, Protocol}
   alias ErlBridge.Bert.Connection
 
+  @idle_ms 1_000
+
   @doc "Starts one, linked to the calling process, its owner. `open` gives the connection."
   @spec start_link((() -> {:ok, Connection.t()} | {:error, ErlBridge.Error.t()})) :: pid
   def start_link(open) do
@@ -36,7 +38,9 @@ defmodule ErlBridge.Bert.Channel do
 
   defp start({:error, error}, owner), do: send(owner, {:unreachable, self(), error})
 
-  defp serve(connection, owner) do
+  @doc false
+  @spec serve(Connection.t(), pid) :: term
+  def serve(connection, owner) do
     receive do
       {:ask, kind, body} ->
         request = Protocol.term(Protocol.first_id(), body)
@@ -60,6 +64,9 @@ defmodule ErlBridge.Bert.Channel do
 
       {tag, _socket, reason} when tag in [:tcp_error, :ssl_error] ->
         send(owner, {:lost, self(), "broke: #{Connection.explain(connection, reason)}"})
+    after
+      # What it wrote and read last may be large, and is kept by a process that does nothing.
+      @idle_ms -> :erlang.hibernate(__MODULE__, :serve, [connection, owner])
     end
   end
 

@@ -103,9 +103,12 @@ defmodule ErlBridge.Bert.Worker do
     {:noreply, forget_task(state, task)}
   end
 
-  # A channel that failed by itself.
+  # Of a channel that failed by itself, or of one or a task that is over.
   def handle_info({:EXIT, channel, reason}, state) when is_map_key(state.busy, channel),
     do: lost(state, channel, Error.disconnected(state.server, "broke: #{inspect(reason)}"))
+
+  def handle_info({:EXIT, channel, _reason}, state),
+    do: {:noreply, %{state | idle: List.delete(state.idle, channel)}}
 
   def handle_info(:no_hello, state) do
     case find(state, :request, :hello) do
@@ -125,7 +128,7 @@ defmodule ErlBridge.Bert.Worker do
 
   def handle_info(:drain, state), do: {:stop, :shutdown, state}
 
-  def handle_info(_of_a_channel_or_task_that_is_over, state), do: {:noreply, state}
+  def handle_info(_of_a_task_that_is_over, state), do: {:noreply, state}
 
   # Requests
 
