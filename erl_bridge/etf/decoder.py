@@ -28,7 +28,7 @@ from .errors import DecodeError
 from .limits import DEFAULT, Limits
 from .maps import BadMap, is_plain_key, make_map
 from .structs import STRUCT, from_fields
-from .tags import BINARY, LIST, MAP, NEW_FLOAT, NIL, SMALL_INTEGER, SMALL_TUPLE, STRING
+from .tags import BINARY, LIST, MAP, NEW_FLOAT, NIL, SMALL_ATOM_UTF8, SMALL_INTEGER, SMALL_TUPLE, STRING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,13 +152,13 @@ def _behind_version(source: bytes | memoryview, offset: int) -> int:
 
 def _source(data: Buffer, most: int, offset: int = 0) -> bytes | memoryview:
     """The bytes of ``data``, at most so many from ``offset`` on: itself, or a view that nobody can write through."""
+    if type(data) is bytes and 0 <= offset <= len(data) <= offset + most:
+        return data
     view = memoryview(data)
     if not 0 <= offset <= view.nbytes:
         raise ValueError(f"expected an offset from 0 to {view.nbytes}, which is the data's length, got {offset}")
     if view.nbytes - offset > most:
         raise DecodeError(offset + most, f"at most {most} bytes (max_size)", f"{view.nbytes - offset}")
-    if type(data) is bytes:
-        return data
     if not view.c_contiguous:
         raise TypeError("expected a contiguous buffer, got one with gaps; decode bytes(data) instead")
     return view.cast("B") if _is_fixed(view) else view.tobytes()
@@ -192,7 +192,7 @@ class _Decoder:
 
     def read(self, pos: int) -> Read:
         """The term that begins at ``pos`` and where it ends, or a DecodeError."""
-        data, make = self.data, self.make
+        data, make, atoms, most_atoms = self.data, self.make, self.atoms, self.limits.max_atoms
         end = len(data)
         views = make is memoryview
         in_key = False  # whether the container that is being read is a key of a map, or in one
@@ -223,8 +223,18 @@ class _Decoder:
                             raise self.bad(pos, "a finite float", str(number))
                         out.append(number)
                         pos += 9
-                    elif tag in _CONTAINERS:
-                        count, start, closing = _CONTAINERS[tag](self, pos)
+                    elif (
+                        tag == SMALL_ATOM_UTF8
+                        and (stop := pos + 2 + data[pos + 1]) <= end
+                        and (name := bytes(data[pos + 2 : stop])) in _UTF_8
+                        and len(atoms) < most_atoms
+                    ):  # the reader of atoms, for what is right and known
+                        atom = _UTF_8[name]
+                        atoms.add(atom)
+                        out.append(atom)
+                        pos = stop
+                    elif opener := _CONTAINERS[tag]:
+                        count, start, closing = opener(self, pos)
                         if count:
                             self.check(count, pos, start, len(stack))
                             stack.append((out, left - 1, close, in_key))
@@ -277,7 +287,9 @@ class _Decoder:
         if depth >= self.limits.max_depth:
             most = self.limits.max_depth
             raise self.bad(pos, f"at most {most} containers within one another (max_depth)", "one more")
-        self.add(count, pos)
+        self.count += count
+        if self.count > self.limits.max_terms:
+            self.add(0, pos)  # it says what is wrong
 
     def add(self, count: int, pos: int) -> None:
         """Counts terms."""
@@ -676,25 +688,21 @@ def _close_improper_list(_: _Decoder, out: list[Any], pos: int) -> Read:
     return ImproperList(out, tail), pos
 
 
-def _close_map(decoder: _Decoder, out: list[Any], pos: int) -> Read:
-    return _map(decoder, out, pos, plain=True), pos
-
-
-def _close_odd_map(decoder: _Decoder, out: list[Any], pos: int) -> Read:
-    return _map(decoder, out, pos, plain=False), pos
-
-
-def _map(decoder: _Decoder, out: list[Any], pos: int, *, plain: bool) -> Any:
+def _close_map(decoder: _Decoder, out: list[Any], pos: int, *, plain: bool = True) -> Read:
     try:
         made = make_map(out, decoder.limits.max_collisions, plain=plain)
     except BadMap as bad:
         raise decoder.bad(pos, f"{bad.expected} to end here", bad.got) from None
     if decoder.structs and type(made) is dict and STRUCT in made:
-        return from_fields(made)
-    return made
+        return from_fields(made), pos
+    return made, pos
 
 
-_CONTAINERS: dict[int, Callable[[_Decoder, int], Opened]] = {
+def _close_odd_map(decoder: _Decoder, out: list[Any], pos: int) -> Read:
+    return _close_map(decoder, out, pos, plain=False)
+
+
+_OPENERS: dict[int, Callable[[_Decoder, int], Opened]] = {
     SMALL_TUPLE: _open_small_tuple,
     tags.LARGE_TUPLE: _open_large_tuple,
     LIST: _open_list,
@@ -702,3 +710,4 @@ _CONTAINERS: dict[int, Callable[[_Decoder, int], Opened]] = {
     tags.NEW_FUN: _open_fun,
     tags.RECORD: _open_record,
 }
+_CONTAINERS = [_OPENERS.get(tag) for tag in range(256)]

@@ -40,7 +40,7 @@ def make_map(terms: Sequence[Any], max_collisions: int, *, plain: bool) -> dict[
             if len(terms) > 2 * max_collisions:
                 _check_collisions(terms[::2], max_collisions)
             halves = iter(terms)
-            made = dict(zip(halves, halves, strict=True))
+            made = dict(zip(halves, halves))  # noqa: B905 - their number is even, and to look costs a third more
         except TypeError:  # a key is a byte list, which is read as a leaf
             return _make_carefully(terms, max_collisions)
         if 2 * len(made) == len(terms):
