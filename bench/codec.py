@@ -5,7 +5,7 @@
 
 ``make bench`` does both, without writing. Every codec that is installed gets the same data, in the types that it has,
 in a process of its own; a time is the least of many repeats. The ratios are the other's time by ours: 2.00 is twice as
-slow as the compiled backend. The last table shows how the time for one item grows with the data.
+slow as the compiled backend. The last table shows how the time grows with the data.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import json
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 0.3  # for the repeats of one measurement
 FRESH = "10,000 texts, not ASCII, never encoded before"
 GROWING = ("compiled", "msgspec", "pickle")  # the codecs whose growth is measured
-FACTORS = (1, 2, 4, 8, 16)  # how many times the data
 TAKES_TOO_LONG = 3.0
 
 
@@ -197,11 +195,12 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "pickle": of_pickle,
 }
 GROWTH = """\
-The nanoseconds for one item (a request, a row, a number, a text), for the data above and for up to 16 times as much;
-the time for eight times the data divided by that for the data; and the pages of memory that the system gives for each
-call with eight times the data. A time that grows from one size to the next and then stays tells of the machine: objects
-that do not fit into its caches any more, and memory that Python gave back to the system and gets again. Job processes
-have theirs in huge pages."""
+The nanoseconds for one item (a request, a row, a number, a text, a byte, a list) of three amounts of data, each eight
+times the one before, and how many times as long the larger ones take: 8 is linear. All three are measured by turns in
+one process. In the first columns that process has other objects scattered through its memory, as one that has run for a
+while: so Python keeps the memory of what was decoded for the next call. In the last column it is fresh and gives the
+memory back to the system after each call, page by page, which then gives the same pages again. What is over 8 in the
+first columns is the machine's: data that no longer fits into its caches."""
 ERLANG = """
 Least = fun Least(_, Best, 0) -> Best;
             Least(F, Best, N) ->
@@ -251,41 +250,82 @@ def least_of_fresh(encode: Callable[[Any], Any], term: Any) -> float:
     return best
 
 
-def faults_of(action: Callable[[], object]) -> int:
-    """How many pages of memory the system had to give for one more call."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    action()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def measure(name: str, factor: int, titles: list[str]) -> dict[str, list[float | None]]:
-    """The times of one codec, for encoding and decoding, and the page faults of these; None for what it cannot do."""
+def measure(name: str) -> dict[str, list[float | None]]:
+    """The times of one codec, for encoding and decoding; None for what it cannot do."""
     encode, decode, convert = CODECS[name]()
     found: dict[str, list[float | None]] = {}
-    for title in titles:
-        make, size = CORPUS[title]
+    for title, (make, size) in CORPUS.items():
         sys.setrecursionlimit(50_000)
-        term = convert(make(size * factor))
+        term = convert(make(size))
         sys.setrecursionlimit(1000)  # what a codec meets where it is used
-        times: list[float | None] = [None] * 4
+        times: list[float | None] = [None, None]
         try:
             data = encode(term)
             if title == FRESH:
                 times[0] = least_of_fresh(encode, term)
             else:
                 times[0] = least(lambda encode=encode, term=term: encode(term))
-            times[2] = faults_of(lambda encode=encode, term=term: encode(term))
             decode(data)
             times[1] = least(lambda decode=decode, data=data: decode(data))
-            times[3] = faults_of(lambda decode=decode, data=data: decode(data))
         except Exception as error:
             print(f"{name}: {title}: {type(error).__name__}: {error}"[:120], file=sys.stderr)
         found[title] = times
     return found
 
 
-def in_a_process(name: str, factor: int = 1, titles: Iterable[str] = CORPUS) -> dict[str, list[float | None]] | None:
-    command = [sys.executable, __file__, "--measure", name, "--factor", str(factor), "--titles", *titles]
+def sizes(title: str) -> list[int]:
+    """Three numbers of items. The middle one is that of the other tables, but where eight times as much would be past a
+    limit, or an eighth is nothing.
+    """
+    size = CORPUS[title][1]
+    middle = size // 8 if title.endswith(("deep", "bytes", "MiB")) else max(size, 1000)
+    return [middle // 8, middle, middle * 8]
+
+
+def scattered(size: int = 256 << 20) -> list[bytes]:
+    """One object in each half a megabyte of so many bytes of memory, which Python therefore keeps."""
+    objects = [bytes(31) for _ in range(size // 64)]
+    return objects[:: (1 << 19) // 64]
+
+
+def measure_growth(name: str, keeps_memory: bool) -> dict[str, list[list[float]]]:
+    """The times of one codec for each of the sizes: encoding, decoding. Without what it cannot do."""
+    encode, decode, convert = CODECS[name]()
+    held = scattered() if keeps_memory else []
+    found: dict[str, list[list[float]]] = {}
+    for title, (make, _) in CORPUS.items():
+        if title == FRESH:
+            continue
+        sys.setrecursionlimit(50_000)
+        terms = [convert(make(size)) for size in sizes(title)]
+        sys.setrecursionlimit(1000)
+        try:
+            times = by_turns([(encode, decode, term, encode(term)) for term in terms])
+        except Exception as error:
+            print(f"{name}: {title}: {type(error).__name__}: {error}"[:120], file=sys.stderr)
+        else:
+            found[title] = times
+    del held
+    return found
+
+
+def by_turns(cases: list[tuple[Callable[[Any], Any], Callable[[Any], Any], Any, Any]]) -> list[list[float]]:
+    """The least times of encoding and of decoding each case."""
+    best = [[float("inf")] * len(cases), [float("inf")] * len(cases)]
+    until = time.perf_counter() + 5 * SECONDS
+    while time.perf_counter() < until:
+        for at, (encode, decode, term, data) in enumerate(cases):
+            for times, action, value in ((best[0], encode, term), (best[1], decode, data)):
+                bunch = range(1 if times[at] > 1e-4 else int(1e-4 / times[at]) + 1)
+                begin = time.perf_counter()
+                for _ in bunch:
+                    action(value)
+                times[at] = min(times[at], (time.perf_counter() - begin) / len(bunch))
+    return best
+
+
+def in_a_process(name: str, *options: str) -> dict[str, Any] | None:
+    command = [sys.executable, __file__, "--measure", name, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stderr.splitlines():
         if line.startswith(f"{name}: "):
@@ -293,7 +333,7 @@ def in_a_process(name: str, factor: int = 1, titles: Iterable[str] = CORPUS) -> 
     if done.returncode:
         print(f"{name}: skipped: {done.stderr.strip().splitlines()[-1] if done.stderr else 'it crashed'}")
         return None
-    result: dict[str, list[float | None]] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
@@ -376,41 +416,43 @@ def report(note: str) -> list[str]:
 
 
 def growth(names: list[str]) -> list[str]:
-    """The last table. A time for one item that grows and then stays tells of caches and pages, one that goes on growing
-    of an algorithm.
-    """
-    titles = [title for title in CORPUS if not title.endswith(("deep", "bytes", "MiB"))]
-    found = {name: [in_a_process(name, factor, titles) or {} for factor in FACTORS] for name in names}
+    """The last table."""
+    kept = {name: in_a_process(name, "--growth", "kept") or {} for name in names}
+    fresh = {name: in_a_process(name, "--growth", "fresh") or {} for name in names}
     body = []
-    for title in titles:
-        for at, which in enumerate(("encoding", "decoding")):
-            for name, results in found.items():
-                times = [taken for result in results if (taken := result.get(title, [None] * 4)[at]) is not None]
-                if len(times) == len(FACTORS):
-                    items = [CORPUS[title][1] * factor for factor in FACTORS]
-                    each = [f"{taken / count * 1e9:.1f}" for taken, count in zip(times, items, strict=True)]
-                    eight = FACTORS.index(8)
-                    grown = [ratio(times[eight], times[0]), f"{results[eight][title][at + 2]:.0f}"]
-                    body.append([f"{title}, {which}", name, *each, *grown])
-    head = ["", "", *(f"{factor} x" for factor in FACTORS), "8 x by 1 x", "page faults at 8 x"]
+    for title in CORPUS:
+        for which, action in enumerate(("encoding", "decoding")):
+            for name in names:
+                if title in kept[name] and title in fresh[name]:
+                    few, some, many = kept[name][title][which]
+                    each = [
+                        f"{taken / size * 1e9:.2f}" for taken, size in zip((few, some, many), sizes(title), strict=True)
+                    ]
+                    _, fresh_some, fresh_many = fresh[name][title][which]
+                    grown = [ratio(some, few), ratio(many, some), ratio(fresh_many, fresh_some)]
+                    body.append([f"{title}, {action}", name, *each, *grown])
+    head = ["", "", "few, ns", "8 x, ns", "64 x, ns", "8 x by few", "64 x by 8 x", "the same, memory given back"]
     return ["", "## How the time grows", "", *GROWTH.splitlines(), "", *table(head, body)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast is the codec, beside others?")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there, too")
-    parser.add_argument("--measure", choices=CODECS, help=argparse.SUPPRESS)
     parser.add_argument("--note", default="", help="a sentence on how it was measured, for the head of the tables")
-    parser.add_argument("--factor", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--titles", nargs="*", default=list(CORPUS), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=CODECS, help=argparse.SUPPRESS)
+    parser.add_argument("--growth", choices=["kept", "fresh"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.growth:
+        print(json.dumps(measure_growth(options.measure, options.growth == "kept")))
+        return
     if options.measure:
-        print(json.dumps(measure(options.measure, options.factor, options.titles)))
+        print(json.dumps(measure(options.measure)))
         return
     text = "\n".join(report(options.note))
     print(text)
     if options.write:
         options.write.write_text(text + "\n", encoding="utf-8")
+        print(f"written to {options.write}")
 
 
 if __name__ == "__main__":
