@@ -21,7 +21,8 @@ SIZE = 600_000_000  # bytes
 
 def report(calls: int) -> list[str]:
     with home() as where:
-        where.serve(where.ours("ours", "--tick-time", str(TICK), "--max-frame", str(MAX_FRAME)))
+        limits = ["--max-frame", str(MAX_FRAME), "--max-queued", str(MAX_FRAME)]
+        where.serve(where.ours("ours", "--tick-time", str(TICK), *limits))
         node, ticks = "ours@127.0.0.1", f"-kernel net_ticktime {TICK}"
         soak = where.run(elixir("soak", str(FILES / "soak.exs"), node, str(calls), erl=ticks))
         [[seconds, pings, longest, median, back]] = where.run(

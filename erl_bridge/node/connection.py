@@ -216,7 +216,7 @@ class Connection:
     def _take(self, data: bytes) -> None:
         try:
             if not self._frames.begun and (served := self._take_calls(data)):
-                if served == len(data):
+                if served == len(data) or self.closed:
                     return
                 data = data[served:]
             for frame in self._frames.feed(data):
