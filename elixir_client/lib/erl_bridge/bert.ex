@@ -37,6 +37,7 @@ defmodule ErlBridge.Bert do
   @info <<131, 104, 3, 100, 4::16, "info">>
   @event @info <> <<100, 5::16, "event">>
   @call @info <> <<100, 4::16, "call">>
+  @error <<131, 104, 2, 100, 5::16, "error">>
 
   @doc "What a client says first on a connection: who it is, and what it understands."
   @spec greeting(String.t() | nil) :: [binary]
@@ -73,15 +74,17 @@ defmodule ErlBridge.Bert do
   def cancel, do: :erlang.term_to_binary({:info, :cancel, []})
 
   @doc """
-  What a packet of the server is, by its first bytes: an event, a call, another info, or the answer.
+  What a packet of the server is, by its first bytes: an event, a call, another info, or the answer;
+  `:refused` is one to what was no request yet, after which the server may close the connection.
 
       iex> ErlBridge.Bert.peek(<<131, 104, 2, 100, 0, 5, "reply", 106>>)
       :final
   """
-  @spec peek(binary) :: :event | :call | :info | :final
+  @spec peek(binary) :: :event | :call | :info | :refused | :final
   def peek(@event <> _rest), do: :event
   def peek(@call <> _rest), do: :call
   def peek(@info <> _rest), do: :info
+  def peek(@error <> _rest), do: :refused
   def peek(_packet), do: :final
 
   @doc """

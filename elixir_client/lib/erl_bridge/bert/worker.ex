@@ -179,7 +179,7 @@ defmodule ErlBridge.Bert.Worker do
 
   # Packets
 
-  defp take(state, channel, :hello, :final, packet) do
+  defp take(state, channel, :hello, kind, packet) when kind in [:final, :refused] do
     with {:ok, {:ok, _id, health}} <- Protocol.decode(packet) do
       hello = Map.put(Bert.hello(health), :limits, %{max_frame_bytes: state.max_frame})
       send(state.post.pool, {:up, self(), hello})
@@ -195,6 +195,13 @@ defmodule ErlBridge.Bert.Worker do
     Worker.forward(request, :final, packet)
     {_request, state} = finish(state, channel)
     {:noreply, %{state | idle: [channel | state.idle]}}
+  end
+
+  defp take(state, channel, request, :refused, packet) do
+    Worker.forward(request, :final, packet)
+    Channel.close(channel)
+    {_request, state} = finish(state, channel)
+    {:noreply, state}
   end
 
   defp take(state, channel, %{callbacks: _} = request, :call, packet) do
