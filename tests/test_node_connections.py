@@ -161,7 +161,8 @@ class Peer:
 def test_epmd_is_started_if_it_is_missing_and_listens_on_loopback_alone(start: Start) -> None:
     port = free_port()
     name = unique("py")
-    assert start("--name", name, epmd_port=port).ready()[0] == name
+    node = start("--name", name, epmd_port=port)
+    assert node.ready()[0] == name
     try:
         with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
             sock.sendall(epmd_wire.lookup(name.partition("@")[0]))
@@ -172,9 +173,15 @@ def test_epmd_is_started_if_it_is_missing_and_listens_on_loopback_alone(start: S
         addresses = {line.split()[1] for line in listening if f":{port:04X} " in line and " 0A " in line}
         assert addresses == {f"0100007F:{port:04X}"}
     finally:
-        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
-            sock.sendall(b"\0\1k")  # EPMD goes when no node is registered
-            sock.recv(16)
+        node.kill()
+        wait_until(lambda: has_gone(port))
+
+
+def has_gone(port: int) -> bool:
+    """Whether EPMD went when it was asked to, which it does when no node is registered."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+        sock.sendall(b"\0\1k")
+        return sock.recv(16) == b"OK"
 
 
 @needs_epmd
