@@ -18,7 +18,8 @@ from erl_bridge.terms import CONSTANTS
 
 scan = pytest.importorskip("erl_bridge.datasets._scan").scan
 
-names = st.text(max_size=20).filter(lambda name: name not in CONSTANTS).map(Atom)
+# Hypothesis tries texts that it finds in our source, too; what has this one in it is left to the decoder.
+names = st.text(max_size=20).filter(lambda name: name not in CONSTANTS and name != "__struct__").map(Atom)
 scalars = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.binary() | names | st.none()
 keys = st.text(max_size=3) | names | st.integers() | st.tuples(names)
 values = st.recursive(
