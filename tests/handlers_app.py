@@ -209,6 +209,33 @@ def os_pid_reuse(payload: Any, context: Context) -> Any:
     return os.getpid()
 
 
+_left: list[Any] = []
+
+
+@app.handler("leave_reuse", run="job", reuse=True)
+def leave_reuse(payload: Any, context: Context) -> Any:
+    """Leave a thread behind; the next request has it call the client, and says what came of that."""
+    if not _left:
+        go = threading.Event()
+        came: list[str] = []
+
+        def late() -> None:
+            go.wait()
+            try:
+                context.call("late", [])
+            except BaseException as error:
+                came.append(type(error).__name__)
+
+        thread = threading.Thread(target=late)
+        thread.start()
+        _left.extend((go, thread, came))
+        return "left"
+    go, thread, came = _left
+    go.set()
+    thread.join()
+    return came
+
+
 @app.handler("ask_reuse", run="job", reuse=True)
 def ask_reuse(payload: Any, context: Context) -> Any:
     return [os.getpid(), payload["text"], [context.call("double", [n]) for n in range(payload["calls"])]]

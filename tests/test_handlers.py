@@ -285,6 +285,11 @@ def test_each_job_has_a_process_of_its_own_unless_it_leaves_it_for_the_next(app_
     assert app_bridge.ok("os_pid_reuse") != first
 
 
+def test_a_thread_that_a_request_left_cannot_speak_for_the_next_one(app_bridge: BridgeProcess) -> None:
+    assert app_bridge.ok("leave_reuse") == "left"
+    assert app_bridge.ok("leave_reuse") == ["Stopped"]
+
+
 def test_a_process_left_for_the_next_hears_requests_and_answers_in_any_order(app_bridge: BridgeProcess) -> None:
     pids = set()
     for number, calls in enumerate((0, 1, 0, 0, 2, 1, 0)):

@@ -154,7 +154,7 @@ class Worker:
         self, name: str, message_id: Any, payload: Any, metadata: Any, remaining: float | None, atoms: set[Atom]
     ) -> None:
         self._atoms.begin(atoms)
-        self._context = Context(
+        context = self._context = Context(
             JobOutlet(self._channel, self._atoms, self._listen),
             request_type=name,
             message_id=message_id,
@@ -164,14 +164,14 @@ class Worker:
         if not _ENDS_WITH_TEMPLATE:
             self._listen()
         try:
-            result = self._handlers[name](payload, self._context)
-            self._reply("ok", result)
+            outcome = "ok", self._handlers[name](payload, context)
         except Stopped:
             raise
         except BaseException as error:
-            self._reply("error", error_map(from_exception(error)))
-        finally:
-            self._context = None
+            outcome = "error", error_map(from_exception(error))
+        context.stop()  # for threads that the handler has left: what they would say now would be the next request's
+        self._context = None
+        self._reply(*outcome)
 
     def _reply(self, tag: str, value: Any) -> None:
         try:

@@ -152,8 +152,8 @@ defmodule ErlBridge.CircuitBreaker do
   defp refuse(_handle, :open, wait), do: {:error, circuit_open("after too many failures", wait)}
 
   # A probe is mostly answered long before its time is over.
-  defp refuse(handle, :half_open, wait),
-    do: {:error, circuit_open("while others are being tried", min(wait, handle.patience))}
+  defp refuse(%{patience: patience}, :half_open, wait) when is_integer(patience),
+    do: {:error, circuit_open("while others are being tried", min(wait, patience))}
 
   defp circuit_open(why, wait) do
     %Error{

@@ -64,7 +64,7 @@ defmodule Mix.Tasks.ErlBridge.Setup do
   defp progress(_event), do: nil
 
   defp fail(error) do
-    Enum.each(Map.get(error.context, :output, []), &Mix.shell().error/1)
+    for line <- Map.get(error.context, :output, []), do: Mix.shell().error(line)
     Mix.raise(Exception.message(error))
   end
 
