@@ -18,38 +18,54 @@ defmodule ErlBridge.Reaper do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
-  @doc "From now on the process `os_pid` ends with the calling process, unless it is released."
-  @spec watch(pos_integer) :: reference
-  def watch(os_pid), do: GenServer.call(__MODULE__, {:watch, os_pid})
+  @doc """
+  From now on the process `os_pid` ends with the calling process, or is killed `grace` ms later,
+  unless it is released.
+  """
+  @spec watch(pos_integer, non_neg_integer) :: reference
+  def watch(os_pid, grace \\ @grace_ms), do: GenServer.call(__MODULE__, {:watch, os_pid, grace})
 
   @doc "What was watched has ended."
   @spec release(reference) :: :ok
   def release(watch), do: GenServer.cast(__MODULE__, {:release, watch})
 
+  # `doomed` are those whose grace has begun.
   @impl true
-  def init(nil), do: {:ok, %{}}
+  def init(nil) do
+    Process.flag(:trap_exit, true)
+    {:ok, %{watched: %{}, doomed: MapSet.new()}}
+  end
 
   @impl true
-  def handle_call({:watch, os_pid}, {worker, _tag}, watched) do
+  def handle_call({:watch, os_pid, grace}, {worker, _tag}, state) do
     monitor = Process.monitor(worker)
-    {:reply, monitor, Map.put(watched, monitor, os_pid)}
+    {:reply, monitor, put_in(state.watched[monitor], {os_pid, grace})}
   end
 
   @impl true
-  def handle_cast({:release, monitor}, watched) do
+  def handle_cast({:release, monitor}, state) do
     Process.demonitor(monitor, [:flush])
-    {:noreply, Map.delete(watched, monitor)}
+    {:noreply, %{state | watched: Map.delete(state.watched, monitor)}}
   end
 
   @impl true
-  def handle_info({:DOWN, monitor, :process, _worker, _reason}, watched) do
-    {os_pid, watched} = Map.pop!(watched, monitor)
-    if OsProcess.alive?(os_pid), do: Process.send_after(self(), {:kill, os_pid}, @grace_ms)
-    {:noreply, watched}
+  def handle_info({:DOWN, monitor, :process, _worker, _reason}, state) do
+    {{os_pid, grace}, watched} = Map.pop!(state.watched, monitor)
+    state = %{state | watched: watched}
+
+    if OsProcess.alive?(os_pid) do
+      Process.send_after(self(), {:kill, os_pid}, grace)
+      {:noreply, %{state | doomed: MapSet.put(state.doomed, os_pid)}}
+    else
+      {:noreply, state}
+    end
   end
 
-  def handle_info({:kill, os_pid}, watched) do
+  def handle_info({:kill, os_pid}, state) do
     OsProcess.signal(os_pid, "KILL")
-    {:noreply, watched}
+    {:noreply, %{state | doomed: MapSet.delete(state.doomed, os_pid)}}
   end
+
+  @impl true
+  def terminate(_reason, state), do: Enum.each(state.doomed, &OsProcess.signal(&1, "KILL"))
 end

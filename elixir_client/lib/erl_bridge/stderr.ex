@@ -56,7 +56,7 @@ defmodule ErlBridge.Stderr do
     options = [:binary, :exit_status, :hide, {:line, @longest_line}, args: arguments]
     port = Port.open({:spawn_executable, System.find_executable("sh")}, options)
     # It waits for ever to open a pipe whose writer died before it had opened its own end.
-    with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: Reaper.watch(os_pid)
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: Reaper.watch(os_pid, 0)
     {:ok, %{port: port, level: level, name: name, lines: [], open?: true, stopping: nil}}
   end
 
