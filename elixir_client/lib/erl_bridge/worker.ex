@@ -135,8 +135,8 @@ defmodule ErlBridge.Worker do
 
   def answer(_nobody, _result), do: :ok
 
-  @doc "Hands a frame on to who waits for it."
-  @spec forward(map | nil, :event | :final, binary) :: :ok
+  @doc "Hands a frame on to who waits for it, or what a node that is Python sent in the place of one."
+  @spec forward(map | nil, :event | :final, binary | map) :: :ok
   def forward(%{reply_to: reply_to}, kind, frame) do
     send(reply_to, {reply_to, kind, frame})
     :ok
@@ -145,10 +145,24 @@ defmodule ErlBridge.Worker do
   def forward(_nobody, _kind, _frame), do: :ok
 
   @doc "Has another worker take a request, which this one did not send."
-  @spec refuse(map) :: :ok
+  @spec refuse(map | nil) :: :ok
   def refuse(%{reply_to: reply_to}) do
     send(reply_to, {reply_to, :not_taken})
     :ok
+  end
+
+  def refuse(_nobody), do: :ok
+
+  @doc "Has others take the requests that the calling process has not seen yet."
+  @spec refuse_unsent() :: :ok
+  def refuse_unsent do
+    receive do
+      {:request, request, _body} ->
+        refuse(request)
+        refuse_unsent()
+    after
+      0 -> :ok
+    end
   end
 
   @doc false
@@ -356,16 +370,6 @@ defmodule ErlBridge.Worker do
 
   defp answer_awaited(state, error),
     do: Enum.each(Inflight.awaited(state.inflight), &answer(&1, {:error, error}))
-
-  defp refuse_unsent do
-    receive do
-      {:request, request, _body} ->
-        refuse(request)
-        refuse_unsent()
-    after
-      0 -> :ok
-    end
-  end
 
   @impl true
   def terminate(_reason, %{python: nil}), do: :ok

@@ -14,7 +14,7 @@ defmodule ErlBridge.Cluster.Peer do
 
   use GenServer, restart: :temporary
 
-  alias ErlBridge.{Deadline, Error, Inflight, Load, Telemetry, Vocabulary}
+  alias ErlBridge.{Deadline, Error, Inflight, Load, Telemetry, Vocabulary, Worker}
   alias ErlBridge.Cluster.{Choice, Far, Gauge}
   alias ErlBridge.Recovery.Backoff
 
@@ -114,7 +114,7 @@ defmodule ErlBridge.Cluster.Peer do
   def handle_info({:cancel, request, reply_to}, state) do
     case Inflight.id_of(state.inflight, :reply_to, reply_to) do
       nil ->
-        answer(request, {:ok, %{cancelled: false}})
+        Worker.answer(request, {:ok, %{cancelled: false}})
         {:noreply, state}
 
       of ->
@@ -175,7 +175,7 @@ defmodule ErlBridge.Cluster.Peer do
   # It went away meanwhile: another one is to have the request.
   defp begin(state, request, _send_off) do
     give_back(state, request)
-    refuse(request)
+    Worker.refuse(request)
     state
   end
 
@@ -200,30 +200,24 @@ defmodule ErlBridge.Cluster.Peer do
          do: Load.give_back(state.load, bytes)
   end
 
-  defp answer(%{reply_to: reply_to}, result), do: send(reply_to, {reply_to, :done, result})
-  defp answer(_nobody, _result), do: :ok
-
-  defp refuse(%{reply_to: reply_to}), do: send(reply_to, {reply_to, :not_taken})
-  defp refuse(_nobody), do: :ok
-
   # Answers
 
-  defp hear(state, id, {:final, frame}), do: finish(state, id, &forward(&1, :final, frame))
-  defp hear(state, id, {:done, result}), do: finish(state, id, &answer(&1, result))
-  defp hear(state, id, {:ok, result}), do: finish(state, id, &answer(&1, {:ok, result}))
+  defp hear(state, id, {:final, frame}), do: finish(state, id, &Worker.forward(&1, :final, frame))
+  defp hear(state, id, {:done, result}), do: finish(state, id, &Worker.answer(&1, result))
+  defp hear(state, id, {:ok, result}), do: finish(state, id, &Worker.answer(&1, {:ok, result}))
 
   defp hear(state, id, {:error, error}),
-    do: finish(state, id, &answer(&1, {:error, Error.from_wire(error)}))
+    do: finish(state, id, &Worker.answer(&1, {:error, Error.from_wire(error)}))
 
   # Until it says how it is, nobody else is sent there.
   defp hear(state, id, :not_taken) do
     Gauge.down(state.gauge)
-    finish(state, id, &refuse/1)
+    finish(state, id, &Worker.refuse/1)
   end
 
   defp hear(state, id, {:event, event}) do
     with %{events?: true} = request <- Inflight.request(state.inflight, id),
-         do: forward(request, :event, event)
+         do: Worker.forward(request, :event, event)
 
     state
   end
@@ -242,11 +236,6 @@ defmodule ErlBridge.Cluster.Peer do
     tell.(request)
     %{state | inflight: inflight}
   end
-
-  defp forward(%{reply_to: reply_to}, kind, content),
-    do: send(reply_to, {reply_to, kind, content})
-
-  defp forward(_nobody, _kind, _content), do: :ok
 
   # Functions that Python calls
 
@@ -314,7 +303,7 @@ defmodule ErlBridge.Cluster.Peer do
     for request <- requests do
       release(request, [])
       give_back(state, request)
-      answer(request, {:error, error})
+      Worker.answer(request, {:error, error})
     end
 
     release(nil, tasks)
@@ -329,7 +318,7 @@ defmodule ErlBridge.Cluster.Peer do
   defp tell_down(_never_up, _reason), do: :ok
 
   defp reconnect(%{far: {:door, _pid}} = state) do
-    refuse_unsent()
+    Worker.refuse_unsent()
     {:stop, :normal, state}
   end
 
@@ -337,16 +326,6 @@ defmodule ErlBridge.Cluster.Peer do
     delay = Backoff.delay(state.settings.reconnect, failures, :equal, &:rand.uniform/1)
     Process.send_after(self(), :connect, delay)
     {:noreply, %{state | failures: failures + 1}}
-  end
-
-  defp refuse_unsent do
-    receive do
-      {:request, request, _body} ->
-        refuse(request)
-        refuse_unsent()
-    after
-      0 -> :ok
-    end
   end
 
   # Room that is taken while nothing is in flight was taken by a caller that was killed before it
