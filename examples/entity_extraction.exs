@@ -22,7 +22,8 @@ signature =
 text = "Ms Weber meets Mr Okafor in Lisbon on 2024-05-03; on 2024-05-06 both are in Porto."
 found = ErlBridge.predict!(bridge, signature, %{text: text}, lm: System.get_env("LM") || stand_in)
 
-for {kind, entities} <- Enum.group_by(found.entities, & &1.kind, & &1.name), do: IO.puts("#{kind}: #{Enum.join(entities, ", ")}")
+names = Enum.group_by(found.entities, & &1.kind, & &1.name)
+for {kind, names} <- Enum.sort(names), do: IO.puts("#{kind}: #{Enum.join(names, ", ")}")
 [first, last] = Enum.sort(found.days, Date)
 IO.puts("#{Date.diff(last, first)} days, from a #{Calendar.strftime(first, "%A")} on")
 ErlBridge.stop(bridge)

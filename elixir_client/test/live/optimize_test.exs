@@ -211,7 +211,7 @@ defmodule ErlBridge.OptimizeTaskTest do
         :exit_status,
         :stderr_to_stdout,
         args: ["erl_bridge.optimize" | arguments],
-        env: [{'MIX_ENV', 'test'}]
+        env: [{~c"MIX_ENV", ~c"test"}]
       ])
     end
 

@@ -218,10 +218,14 @@ class Store:
         path = os.path.join(self._folder, FILE)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # answers are for nobody else to read
         connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-        connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = normal")
-        connection.execute("pragma cache_size = -256")  # KiB, in each of many processes; the system caches, too
-        connection.executescript(_SCHEMA)
+        try:
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = normal")
+            connection.execute("pragma cache_size = -256")  # KiB, in each of many processes; the system caches, too
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 
