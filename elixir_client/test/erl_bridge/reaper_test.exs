@@ -16,7 +16,7 @@ defmodule ErlBridge.ReaperTest do
       end)
 
     assert_receive {:watch, watch}
-    %{owner: owner, port: port, watch: watch}
+    %{owner: owner, os_pid: os_pid, port: port, watch: watch}
   end
 
   test "what is watched is killed when its owner has ended and its grace is over" do
@@ -26,13 +26,14 @@ defmodule ErlBridge.ReaperTest do
   end
 
   test "what is released outlives its owner" do
-    %{owner: owner, port: port, watch: watch} = watched(Reaper, 0)
+    %{owner: owner, os_pid: os_pid, port: port, watch: watch} = watched(Reaper, 0)
     Reaper.release(watch)
     send(owner, :end)
     assert %{watched: watched} = :sys.get_state(Reaper)
     refute is_map_key(watched, watch)
-    assert Port.info(port) != nil
-    Port.close(port)
+    assert OsProcess.alive?(os_pid)
+    OsProcess.signal(os_pid, "KILL")
+    assert_receive {^port, {:exit_status, 137}}
   end
 
   test "what waits for its grace is killed when the reaper stops" do
