@@ -288,6 +288,23 @@ def test_what_is_written_is_synced_meanwhile_and_an_error_of_that_is_told_at_the
         writer.seal(Facts(ID, 1000, 0), set())
 
 
+def test_where_there_is_no_thread_to_sync_meanwhile_the_end_does_it_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fd = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    writer = Writer(fd)
+    writer.write(stream(ROWS, 1000))
+    writer.write(bytes(3 << 20))
+    assert len(os.listdir("/proc/self/fd")) == before
+    writer.seal(Facts(ID, 1000, 0), set())
+    os.close(fd)
+
+
 # -- a process that is killed -----------------------------------------------------------------------------------------
 
 

@@ -129,12 +129,17 @@ class _Syncs:
         self._error: OSError | None = None
 
     def begin(self) -> bool:
-        """Sync what is written; False when that is still being done for what was written before."""
+        """Sync what is written; False when that is still being done for what was written before, or cannot be."""
         if self._thread is not None and self._thread.is_alive():
             return False
         fd = os.dup(self._fd)  # the file may be closed meanwhile
-        self._thread = threading.Thread(target=self._sync, args=(fd,), name="sync", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._sync, args=(fd,), name="sync", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread for it: all is synced at the end
+            os.close(fd)
+            return False
+        self._thread = thread
         return True
 
     def end(self) -> None:
