@@ -11,6 +11,13 @@ setup(
             extra_compile_args=["-O3", "-fno-semantic-interposition"],
             optional=True,
         ),
+        Extension(
+            "erl_bridge.transports._fast_path",
+            ["erl_bridge/transports/_fast_path.c"],
+            depends=["erl_bridge/etf/_core.h"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        ),
         *(
             Extension(f"erl_bridge.{name}", [f"erl_bridge/{name.replace('.', '/')}.c"], optional=True)
             for name in ("datasets._scan", "jobs._arenas")

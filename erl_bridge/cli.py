@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 from .arguments import Option, UsageError, parse, usage
 from .datasets.ceilings import DEFAULT as CEILINGS
@@ -112,6 +113,7 @@ def serve_port(
     from .handlers import system
     from .service import Service
     from .session import Session
+    from .transports import fast_path
     from .transports.base import serve
 
     capacity = Capacity(max_in_flight, max_threads, max_jobs, max_waiting, max_reused)
@@ -136,7 +138,7 @@ def serve_port(
             service.jobs.start()
 
     try:
-        serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready)
+        serve(transport, Session(max_frame=max_frame), dispatcher, hello, ready, partial(fast_path.of, transport))
     finally:
         draining = dispatcher.draining
         dispatcher.close()

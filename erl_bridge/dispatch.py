@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 from .context import MORE, Context
 from .error_map import from_exception
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .app import Handler
     from .context import Outlet
     from .wire.port import Message
+
+    AtOnce = Callable[["Client", Request], Reply | Failure | None]
 
     class Send(Protocol):
         """How a client is told something; may be called from any thread."""
@@ -118,15 +121,35 @@ class Inline:
         """Refuse: a dataset is read from the disk, which the thread that reads requests does not wait for."""
         raise RuntimeError('an inline handler cannot read a dataset; register it with run="thread"')
 
-    def run(self, handler: Handler) -> Reply | Failure:
-        """Run the handler."""
-        request = self.request
-        try:
-            return Reply(request.message_id, handler(request.payload, context_of(request, self, deadline_of(request))))
-        except BaseException as error:
-            return failure_of(request, error, self.best)
-        finally:
-            self.finished = True
+
+def at_once(handler: Handler) -> AtOnce | None:
+    """What answers a request on the thread that reads requests; None where its handler runs elsewhere.
+
+    It does not raise. An answer that comes later is None.
+    """
+    if handler.run == "inline":
+        plain = handler.schema is None and not isinstance(handler.function, str)
+        return partial(_answer_inline, handler.resolve() if plain else handler)
+    if handler.run == "control":
+        return partial(_answer_control, handler.resolve())
+    return None
+
+
+def _answer_inline(function: Callable[[Any, Context], Any], client: Client, request: Request) -> Reply | Failure:
+    outlet = Inline(client, request)
+    try:
+        return Reply(request.message_id, function(request.payload, context_of(request, outlet, deadline_of(request))))
+    except BaseException as error:
+        return failure_of(request, error, outlet.best)
+    finally:
+        outlet.finished = True
+
+
+def _answer_control(function: AtOnce, client: Client, request: Request) -> Reply | Failure | None:
+    try:
+        return function(client, request)
+    except BaseException as error:
+        return Failure(request.message_id, from_exception(error))
 
 
 class Work:
@@ -293,21 +316,18 @@ class Client:
         self.dispatcher = dispatcher
         self.send = send
         self._lock = threading.Lock()
-        self._in_flight: dict[Hashable, Work] = {}
+        self.in_flight: dict[Hashable, Work] = {}
         self._calls = calls or Calls()
 
     def handle(self, request: Request) -> Reply | Failure | None:
         """Begin a request. What can be answered at once is returned, everything else is sent when it is done."""
         try:
-            handler = self.dispatcher.find(request)
-            if self._in_flight and identity(request.message_id) in self._in_flight:
+            if self.in_flight and self.has(request.message_id):
                 raise InvalidRequest(f"message_id {show(request.message_id)} is in flight already; use another one")
-            if handler.run == "control":
-                answer: Reply | None = handler.resolve()(self, request)
-                return answer
-            if handler.run == "inline":
-                return Inline(self, request).run(handler)
-            self.dispatcher.begin(self, Work(self, request, handler))
+            answer = self.dispatcher.at_once.get(request.request_type)
+            if answer is not None:
+                return answer(self, request)
+            self.dispatcher.begin(self, Work(self, request, self.dispatcher.find(request)))
             return None
         except BaseException as error:
             return Failure(request.message_id, from_exception(error))
@@ -339,35 +359,35 @@ class Client:
     @property
     def is_busy(self) -> bool:
         """Whether anything is in flight."""
-        return bool(self._in_flight)
+        return bool(self.in_flight)
 
     def works(self) -> list[Work]:
         """What is in flight."""
         with self._lock:
-            return list(self._in_flight.values())
+            return list(self.in_flight.values())
 
     # -- requests in flight --------------------------------------------------------------------------------------
 
     def remember(self, work: Work) -> None:
         """Note a request as in flight."""
         with self._lock:
-            self._in_flight[identity(work.request.message_id)] = work
+            self.in_flight[identity(work.request.message_id)] = work
 
     def forget(self, work: Work, calls: list[int]) -> None:
         """Note a request as answered, and the calls it still waits for as given up."""
         with self._lock:
-            self._in_flight.pop(identity(work.request.message_id), None)
+            self.in_flight.pop(identity(work.request.message_id), None)
         self._calls.forget(calls)
         self.dispatcher.ended()
 
     def has(self, message_id: Any) -> bool:
         """Whether a request of that id is in flight."""
-        return identity(message_id) in self._in_flight
+        return identity(message_id) in self.in_flight
 
     def cancel(self, message_id: Any) -> bool:
         """End the request of that id; False when there is none."""
         with self._lock:
-            work = self._in_flight.get(identity(message_id))
+            work = self.in_flight.get(identity(message_id))
         return work is not None and work.abort(RequestCancelled("the request was cancelled by the client"))
 
     # -- calls to the client -------------------------------------------------------------------------------------
@@ -427,6 +447,7 @@ class Dispatcher:
         on_shutdown: Callable[[], None] = lambda: None,
     ) -> None:
         self.handlers = handlers
+        self.at_once = {name: answer for name, handler in handlers.items() if (answer := at_once(handler)) is not None}
         self.capacity = capacity or Capacity()
         self.started = time.monotonic()
         self.draining = False
@@ -532,8 +553,14 @@ class Dispatcher:
 
         Returns at once; then ``done(finished, cancelled)`` is called in a thread of its own, and after it the shutdown.
         """
-        self.draining = True
+        self._stop_taking()
         threading.Thread(target=self._drain, args=(limit, done), name="drain", daemon=True).start()
+
+    def _stop_taking(self) -> None:
+        self.draining = True
+        for name, handler in self.handlers.items():
+            if handler.run != "control":
+                self.at_once.pop(name, None)
 
     def _drain(self, limit: float, done: Callable[[int, int], None]) -> None:
         with self._changed:
@@ -548,7 +575,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """End everything at once: all work is cancelled and no job process is left."""
-        self.draining = True
+        self._stop_taking()
         for client in list(self._clients):
             self.disconnect(client)
         self._jobs.close()

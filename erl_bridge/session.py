@@ -43,8 +43,18 @@ class Session:
     ) -> None:
         self._dialect = dialect
         self._frames = FrameReader(max_frame)
-        self._limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
+        self.limits = limits or etf.Limits(max_size=max_frame, max_inflated=max_frame)
         self._writer = Writer()
+
+    @property
+    def max_frame(self) -> int:
+        """The longest frame that is taken, in bytes."""
+        return self._frames.max_frame
+
+    @property
+    def begun(self) -> bool:
+        """Whether a frame has come in part."""
+        return self._frames.begun
 
     def receive_data(self, data: bytes) -> list[Request | Failure]:
         """The requests that ``data`` completes, and the failures to answer what is none."""
@@ -70,7 +80,7 @@ class Session:
             return Failure(None, refuse(frame))
         atoms: set[Atom] = set()
         try:
-            term = etf.decode(frame, limits=self._limits, atoms=atoms)
+            term = etf.decode(frame, limits=self.limits, atoms=atoms)
         except etf.DecodeError as error:
             return Failure(None, SerializationError(f"the frame is not a term: {error.message}"))
         except Exception as error:  # out of memory, or a fault of ours: neither may cost the other requests

@@ -232,6 +232,45 @@ static PyObject *encode_into(PyObject *module, PyObject *const *arguments, Py_ss
     return end;
 }
 
+/* ---- for _fast_path.c ---- */
+
+static PyObject *api_decode(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, PyObject *limits,
+                            PyObject *atoms)
+{
+    if (use_limits(state, limits) < 0) return NULL;
+    DecodeArguments given = {
+        .data = data, .limits = limits, .atoms = atoms, .binaries = state->auto_binaries, .texts = 1, .structs = 1,
+        .offset = begin, .stop = stop, .version = 1, .whole = 1,
+    };
+    Py_ssize_t end;
+    return core_decode(state, &given, &end);
+}
+
+static Py_ssize_t api_encode(State *state, PyObject *term, PyObject *atoms, PyObject *more_atoms, PyObject *target,
+                             Py_ssize_t offset)
+{
+    EncodeOutcome outcome = {0, NULL};
+    EncodeArguments given = {
+        .term = term, .atoms = atoms, .more_atoms = more_atoms, .max_depth = state->ceilings_of_default.depth,
+        .target = target, .offset = offset,
+    };
+    PyObject *end = core_encode(state, &given, &outcome);
+    Py_XDECREF(outcome.done);
+    if (!end) return -1;
+    Py_ssize_t number = PyLong_AsSsize_t(end);
+    Py_DECREF(end);
+    return number;
+}
+
+static int offer_api(PyObject *module, State *state)
+{
+    state->api = (CoreApi){state, api_decode, api_encode};
+    PyObject *capsule = PyCapsule_New(&state->api, CORE_API, NULL);
+    int status = capsule ? PyModule_AddObjectRef(module, "_api", capsule) : -1;
+    Py_XDECREF(capsule);
+    return status;
+}
+
 /* ---- the module ---- */
 
 static const struct {
@@ -357,7 +396,7 @@ static int execute(PyObject *module)
     }
     if (!state->plain_keyword || !state->auto_binaries || use_limits(state, state->default_limits) < 0) return -1;
     state->ceilings_of_default = state->ceilings;
-    return 0;
+    return offer_api(module, state);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)

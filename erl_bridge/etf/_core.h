@@ -62,8 +62,21 @@ typedef struct {
     Py_ssize_t size, depth, terms, atoms, collisions;
 } Ceilings;
 
-/* The objects below come from the Python files of the codec; _core.c has the table that says from where. */
+typedef struct State State;
+
+/* What _fast_path.c calls, through the capsule `_api` of the module: no argument of these is a Python call away. */
 typedef struct {
+    State *state;
+    /* A whole term in data[begin:stop], whose atoms are added to the set. */
+    PyObject *(*decode)(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, PyObject *limits, PyObject *atoms);
+    /* Writes the term into the bytearray from `offset` on and returns where it ends, or -1; where atoms may be sent that
+       are in one of the sets. */
+    Py_ssize_t (*encode)(State *state, PyObject *term, PyObject *atoms, PyObject *more_atoms, PyObject *target, Py_ssize_t offset);
+} CoreApi;
+#define CORE_API "erl_bridge.etf._core._api"
+
+/* The objects below come from the Python files of the codec; _core.c has the table that says from where. */
+struct State {
     PyObject *py_encode, *py_decode, *py_decode_prefix; /* the pure-Python backend */
     PyObject *default_limits;
     PyObject *atom_type, *improper_list_type;
@@ -86,13 +99,15 @@ typedef struct {
     AtomSlot atoms[CACHE_SLOTS];
     PyObject *keys[CACHE_SLOTS]; /* ASCII str objects, or NULL */
     Shape shapes[SHAPES];
-} State;
+    CoreApi api;
+};
 
 /* Both return a new reference; or NULL, with an exception set or not: then the pure-Python backend is to be asked. */
 typedef struct {
     PyObject *data, *limits, *atoms, *binaries; /* borrowed; atoms may be NULL */
     int texts, views, structs;
     Py_ssize_t offset;  /* where the term begins */
+    Py_ssize_t stop;    /* where the bytes end that it may be in, for `bytes` only; 0: with the data */
     int version, whole; /* it begins with the version byte; nothing may follow it */
 } DecodeArguments;
 /* `end` is set to the offset of the end of the term. */
@@ -100,6 +115,7 @@ PyObject *core_decode(State *state, const DecodeArguments *arguments, Py_ssize_t
 
 typedef struct {
     PyObject *term, *atoms, *fallback; /* borrowed; atoms and fallback (`default`) may be NULL */
+    PyObject *more_atoms;              /* a set, borrowed, of atoms that may be sent besides; or NULL */
     Py_ssize_t max_depth;
     PyObject *target; /* a bytearray to be written into from `offset` on, borrowed; or NULL */
     Py_ssize_t offset;

@@ -1044,7 +1044,8 @@ PyObject *core_decode(State *state, const DecodeArguments *arguments, Py_ssize_t
     PyObject *data = arguments->data;
     const Ceilings ceilings = state->ceilings;
     if (PyBytes_CheckExact(data)) {
-        const Source source = {data, (const uint8_t *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)};
+        const Py_ssize_t stop = arguments->stop ? arguments->stop : PyBytes_GET_SIZE(data);
+        const Source source = {data, (const uint8_t *)PyBytes_AS_STRING(data), stop};
         return decode_source(state, arguments, &ceilings, &source, end);
     }
     PyObject *object = source_of(state, arguments, ceilings.size);

@@ -305,8 +305,9 @@ static int put_float(Encoder *e, PyObject *number)
 /* Whether the caller lets the atom be sent. */
 static int may_be_sent(Encoder *e, PyObject *atom)
 {
-    PyObject *atoms = e->arguments->atoms;
+    PyObject *atoms = e->arguments->atoms, *more = e->arguments->more_atoms;
     if (!atoms) return 1;
+    if (more && PySet_Contains(more, atom) == 1) return 1;
     if (PyAnySet_CheckExact(atoms)) return PySet_Contains(atoms, atom) == 1;
     if (freeze(e) < 0) return 0;
     return PySequence_Contains(atoms, atom) == 1;
@@ -467,7 +468,9 @@ static int put_dict(Encoder *e, PyObject *dict)
 static int put_rare_leaf(Encoder *e, PyObject *writer, PyObject *value)
 {
     PyObject *atoms = e->arguments->atoms ? e->arguments->atoms : Py_None;
-    PyObject *bytes = PyObject_CallFunctionObjArgs(writer, value, atoms, NULL);
+    PyObject *all = e->arguments->more_atoms ? PyNumber_Or(atoms, e->arguments->more_atoms) : Py_NewRef(atoms);
+    PyObject *bytes = all ? PyObject_CallFunctionObjArgs(writer, value, all, NULL) : NULL;
+    Py_XDECREF(all);
     int status = bytes && PyBytes_CheckExact(bytes)
                      ? put_bytes(e, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes))
                      : -1;

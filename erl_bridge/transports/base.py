@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
     from typing import Any, Protocol
 
-    from ..dispatch import Dispatcher
+    from ..dispatch import Client, Dispatcher
+    from ..messages import Reply, Request
     from ..session import Session
     from ..terms import Atom
     from ..wire.port import Message
+    from ._fast_path import FastPath
+    from .fast_path import Answer
 
     class Transport(Protocol):
         """A stream of bytes each way."""
@@ -47,10 +50,12 @@ def serve(
     dispatcher: Dispatcher,
     hello: Mapping[Any, Any],
     ready: Callable[[], object] = lambda: None,
+    fast_path: Callable[[Session, Client, Outbox, Answer], FastPath | None] = lambda *_: None,
 ) -> None:
     """Say hello and serve one client until its input ends; then everything it asked for is cancelled.
 
-    ``ready`` is called right after hello, for what should begin early but not delay it.
+    ``ready`` is called right after hello, for what should begin early but not delay it. ``fast_path`` gives what reads
+    in the place of the transport where it can: see :mod:`erl_bridge.transports.fast_path`.
     """
 
     outbox = Outbox(transport, session)
@@ -58,12 +63,25 @@ def serve(
     outbox.send(Hello(hello), frozenset())
     outbox.flush()
     ready()
+
+    def answer(received: Request | Failure, message: Reply | Failure | None = None) -> None:
+        """Answer a request now or later, with ``message`` if that is there already. A failure is its own answer."""
+        if message is None:
+            message = received if isinstance(received, Failure) else client.handle(received)
+        if message is not None:
+            outbox.hold(message, received.atoms)
+
+    quick = fast_path(session, client, outbox, answer)
+
+    def read() -> bytes:
+        if quick is not None and not session.begun:
+            return quick.read()
+        return transport.read(not dispatcher.busy)
+
     try:
-        while data := transport.read(not dispatcher.busy):
+        while data := read():
             for received in session.receive_data(data):
-                answer = received if isinstance(received, Failure) else client.handle(received)
-                if answer is not None:  # else it comes later
-                    outbox.hold(answer, received.atoms)
+                answer(received)
             outbox.flush()
         if (failure := session.receive_end()) is not None:
             outbox.send(failure, frozenset())
@@ -83,8 +101,8 @@ class Outbox:
         self._transport = transport
         self._session = session
         self._reader = get_ident()
-        self._lock = threading.Lock()
-        self._parts: list[bytes] = []
+        self.lock = threading.Lock()  # held by who writes
+        self.parts: list[bytes] = []  # what is held, always the same list
         self._held = 0  # bytes
 
     def send(self, message: Message, atoms: Set[Atom]) -> None:
@@ -93,22 +111,23 @@ class Outbox:
             self.hold(message, atoms)
             return
         parts = self._session.send(message, atoms)
-        with self._lock:
+        with self.lock:
             self._transport.write(*parts)
 
     def hold(self, message: Message, atoms: Set[Atom]) -> None:
         """Send a message from the thread that made the outbox, with the next :meth:`flush`."""
         header, body = self._session.send(message, atoms)
-        parts = self._parts
-        parts.append(header)
-        parts.append(body)
+        self.parts.append(header)
+        self.parts.append(body)
         self._held += len(body)
         if self._held >= WRITE_SIZE:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held."""
-        if self._parts:
-            parts, self._parts, self._held = self._parts, [], 0
-            with self._lock:
+        if self.parts:
+            parts = self.parts.copy()
+            self.parts.clear()
+            self._held = 0
+            with self.lock:
                 self._transport.write(*parts)

@@ -27,32 +27,33 @@ class PortTransport:
     """
 
     def __init__(self, fd_in: int, fd_out: int, spin_us: int = SPIN_US) -> None:
-        self._in = fd_in
-        self._out = fd_out
+        self.fd_in = fd_in
+        self.fd_out = fd_out
         self._read_size = READ_SIZE
-        self._serving = threading.Lock()  # held but for the time in which read waits
-        self._serving.acquire()
+        self.serving = threading.Lock()  # held but for the time in which read waits
+        self.serving.acquire()
         poll = select.poll()
         poll.register(fd_in, select.POLLIN)
         self._spinner = Spinner(poll.poll, self._read, spin_us / 1e6 if processors() > 1 else 0.0)
+        self.habit = self._spinner.habit
 
     def read(self, alone: bool = False) -> bytes:
         """See :meth:`erl_bridge.transports.base.Transport.read`."""
-        self._serving.release()
+        self.serving.release()
         try:
             return self._spinner.wait(alone)  # type: ignore[no-any-return]
         except OSError:
             return b""
         finally:
-            self._serving.acquire()
+            self.serving.acquire()
 
     def _read(self) -> bytes:
-        data = os.read(self._in, self._read_size)
+        data = os.read(self.fd_in, self._read_size)
         if len(data) < READ_SIZE:
             self._read_size = READ_SIZE
         elif self._read_size == READ_SIZE:  # more is waiting than that
             self._read_size = LARGE_READ_SIZE
-            widen(self._in)
+            widen(self.fd_in)
         return data
 
     def write(self, *parts: bytes) -> None:
@@ -66,18 +67,18 @@ class PortTransport:
             return  # the client is gone; the end of the input says so to the reader
 
     def _write(self, data: bytes) -> None:
-        written = os.write(self._out, data)
+        written = os.write(self.fd_out, data)
         if written < len(data):
             rest = memoryview(data)[written:]
             while rest:
-                rest = rest[os.write(self._out, rest) :]
+                rest = rest[os.write(self.fd_out, rest) :]
 
     def settle(self) -> None:
         """Return, in another thread than that of :meth:`read`, when all that was read has been served.
 
         Nothing is served any more afterwards.
         """
-        self._serving.acquire()
+        self.serving.acquire()
 
 
 def widen(fd: int) -> None:

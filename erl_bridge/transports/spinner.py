@@ -1,7 +1,7 @@
 """Waiting for input without going to sleep, where the next bytes are likely to come at once.
 
 Rule of this file: no I/O and no clock of its own. It is given a ``poll``, a ``read`` and a ``clock``, and decides only
-how often they are called.
+how often they are called. The compiled fast path polls by itself and asks the :class:`Habit` alone.
 
 To be woken takes longer than most requests do: a bounded spin takes that out of back-to-back calls. It is tried only
 when the wait before was short, and where it fails, or finds that others want the processor, it is left out for a number
@@ -23,6 +23,43 @@ PREEMPTED = 20e-6  # seconds; a poll that takes longer was kept from the process
 FIRST_PAUSE, LONGEST_PAUSE = 32, 1024  # waits
 
 
+class Habit:
+    """Whether the next wait, which may spin for at most ``limit`` seconds, should.
+
+    >>> habit = Habit(60e-6)
+    >>> habit.waited(10e-6)
+    >>> habit.spins(alone=True), habit.spins(alone=False)
+    (True, False)
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._last_was_short = False
+        self._left_out = 0  # waits that are still to be without a spin
+        self._pause = FIRST_PAUSE
+
+    def spins(self, alone: bool) -> bool:
+        """Whether to spin now. ``alone`` says that no other thread of the process has work."""
+        if not (alone and self._last_was_short):
+            return False
+        if self._left_out:
+            self._left_out -= 1
+            return False
+        return True
+
+    def learn(self, worth_it: bool) -> None:
+        """A spin has ended: with bytes and without having been kept from the processor, or not."""
+        if worth_it:
+            self._pause = max(FIRST_PAUSE, self._pause // 2)
+        else:
+            self._left_out = self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def waited(self, seconds: float) -> None:
+        """A wait has ended that slept."""
+        self._last_was_short = seconds <= SOON * self.limit
+
+
 class Spinner:
     """Reads, at first without sleeping for at most ``limit`` seconds; 0 is for sleeping at once.
 
@@ -41,27 +78,21 @@ class Spinner:
     ) -> None:
         self._poll = poll
         self._read = read
-        self._limit = limit
+        self.habit = Habit(limit)
         self._clock = clock
-        self._last_was_short = False
-        self._left_out = 0  # waits that are still to be without a spin
-        self._pause = FIRST_PAUSE
 
     def wait(self, alone: bool) -> Any:
         """What is read, as soon as something can be.
 
         ``alone`` says that no other thread of the process has work: a spin would take the interpreter lock from it.
         """
-        if not self._limit:
+        if not self.habit.limit:
             return self._read()
         begin = self._clock()
-        if alone and self._last_was_short:
-            if self._left_out:
-                self._left_out -= 1
-            elif self._spin(begin):
-                return self._read()
+        if self.habit.spins(alone) and self._spin(begin):
+            return self._read()
         data = self._read()
-        self._last_was_short = self._clock() - begin <= SOON * self._limit
+        self.habit.waited(self._clock() - begin)
         return data
 
     def _spin(self, begin: float) -> bool:
@@ -69,19 +100,12 @@ class Spinner:
         if self._poll(0):
             return True  # it was there already, which says nothing about spinning
         now = self._clock()
-        until = begin + self._limit
+        until = begin + self.habit.limit
         while now < until:
             ready = self._poll(0)
             before, now = now, self._clock()
             if ready:
-                self._learn(worth_it=now - before < PREEMPTED)
+                self.habit.learn(worth_it=now - before < PREEMPTED)
                 return True
-        self._learn(worth_it=False)
+        self.habit.learn(worth_it=False)
         return False
-
-    def _learn(self, worth_it: bool) -> None:
-        if worth_it:
-            self._pause = max(FIRST_PAUSE, self._pause // 2)
-        else:
-            self._left_out = self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)

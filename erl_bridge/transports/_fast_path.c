@@ -1,0 +1,531 @@
+/* The fast path of a Port: from the descriptor to the descriptor, for requests that are answered at once.
+
+   It does for the commonest requests what transports/, framing.py, session.py, wire/port.py and dispatch.py do for all,
+   and nothing else: whatever is not as it expects it gives to them. So messages, limits and errors are theirs, and what a
+   reader has to trust is that an answer of this file is the one that they would have given (tests/test_fast_path.py).
+   Why it is there: whenever the client has run in between, the processor has forgotten the code of the bridge, and then
+   each function of Python that is called costs a multiple of what it costs in a loop. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../etf/_core.h"
+
+enum { HEADER = 4, ROOM = 4096, READ_SIZE = 65536, WRITE_SIZE = 65536 };
+#define MAX_TIMEOUT_MS 0xFFFFFFFFLL
+
+/* ---- objects of classes with slots, which are written in Python ---- */
+
+enum { MESSAGE_ID, REQUEST_TYPE, PAYLOAD, METADATA, TIMEOUT_MS, ATOMS, ORIGIN, REQUEST_SLOTS };
+static const char *const REQUEST_NAMES[] = {"message_id", "request_type", "payload", "metadata",
+                                            "timeout_ms", "atoms",        "origin"};
+
+static Py_ssize_t slot_offset(PyObject *type, const char *name)
+{
+    PyObject *slot = PyObject_GetAttrString(type, name);
+    Py_ssize_t offset = -1;
+    if (slot && Py_IS_TYPE(slot, &PyMemberDescr_Type)) offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+    if (slot && offset < 0) PyErr_Format(PyExc_ImportError, "%R.%s is no slot", type, name);
+    Py_XDECREF(slot);
+    return offset;
+}
+
+static inline PyObject **slot_of(PyObject *value, Py_ssize_t offset) { return (PyObject **)((char *)value + offset); }
+
+/* ---- the module's own ---- */
+
+static struct {
+    const CoreApi *core;
+    PyObject *request_type, *reply_type, *failure_type, *atom_type;
+    Py_ssize_t request[REQUEST_SLOTS], reply_result, atom_name;
+    PyObject *ok, *message_id, *type, *payload, *metadata, *timestamp, *timeout_ms; /* atoms */
+    PyObject *timeout_text, *acquire, *release, *spins, *learn, *waited;            /* texts */
+} its;
+
+/* What a fast path is given; see fast_path.py. */
+typedef struct {
+    PyObject *habit;        /* whether to spin before it sleeps; see spinner.py */
+    PyObject *serving;      /* a lock that is held but for the time in which it waits for bytes */
+    PyObject *writing;      /* a lock that who writes holds */
+    PyObject *client, *handlers; /* handlers is a dict, from the names of requests to what answers them for a client */
+    PyObject *in_flight;    /* a dict that is empty where no request is in flight */
+    PyObject *is_in_flight; /* whether the one of an id is */
+    PyObject *parse;        /* the Request or the Failure for a term and its atoms */
+    PyObject *hand_over;    /* takes a Request or a Failure, and its answer or None */
+    PyObject *held;         /* a list that is empty where nothing else is to be written first */
+    PyObject *write_held;   /* writes it */
+    PyObject *limits, *vocabulary;
+} Given;
+enum { GIVEN = sizeof(Given) / sizeof(PyObject *) };
+
+typedef struct {
+    PyObject_HEAD
+    Given given;
+    int in, out; /* descriptors */
+    long long spin_ns, preempted_ns;
+    Py_ssize_t max_frame;
+    PyObject *answers; /* a bytearray */
+    Py_ssize_t used;   /* bytes in it */
+    char buffer[READ_SIZE];
+} FastPath;
+
+static inline PyObject **given(FastPath *self, size_t index) { return (PyObject **)&self->given + index; }
+
+/* ---- from a term to a request ---- */
+
+static PyObject *field(PyObject *map, PyObject *key, Py_ssize_t *left)
+{
+    PyObject *value = PyDict_GetItemWithError(map, key);
+    if (value) --*left;
+    return value;
+}
+
+/* Whether `metadata` is a map that is read here; its deadline, a borrowed reference or None. */
+static int read_metadata(PyObject *metadata, PyObject **timeout)
+{
+    *timeout = Py_None;
+    if (!PyDict_CheckExact(metadata)) return 0;
+    if (PyDict_GET_SIZE(metadata) == 0) return 1;
+    PyObject *found = PyDict_GetItemWithError(metadata, its.timeout_ms);
+    if (!found) return !PyErr_Occurred() && PyDict_Contains(metadata, its.timeout_text) == 0;
+    if (!PyLong_CheckExact(found)) return 0;
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(found, &overflow);
+    *timeout = found;
+    return !overflow && number > 0 && number <= MAX_TIMEOUT_MS;
+}
+
+/* The request in a map as nearly all are; NULL for any other. */
+static PyObject *common_request(PyObject *term, PyObject *atoms)
+{
+    if (!PyDict_CheckExact(term)) return NULL;
+    Py_ssize_t left = PyDict_GET_SIZE(term);
+    PyObject *id = field(term, its.message_id, &left), *type = field(term, its.type, &left);
+    PyObject *payload = field(term, its.payload, &left), *metadata = field(term, its.metadata, &left);
+    PyObject *timeout = Py_None;
+    if (left && field(term, its.timestamp, &left) && left) return NULL;
+    if (left || !id || !type || !payload || !Py_IS_TYPE(type, (PyTypeObject *)its.atom_type)) return NULL;
+    if (!PyDict_CheckExact(payload) || (metadata && !read_metadata(metadata, &timeout))) return NULL;
+
+    PyTypeObject *kind = (PyTypeObject *)its.request_type;
+    PyObject *request = kind->tp_alloc(kind, 0);
+    PyObject *given = metadata ? Py_NewRef(metadata) : PyDict_New();
+    if (!request || !given) {
+        Py_XDECREF(request);
+        Py_XDECREF(given);
+        return NULL;
+    }
+    *slot_of(request, its.request[MESSAGE_ID]) = Py_NewRef(id);
+    *slot_of(request, its.request[REQUEST_TYPE]) = Py_NewRef(*slot_of(type, its.atom_name));
+    *slot_of(request, its.request[PAYLOAD]) = Py_NewRef(payload);
+    *slot_of(request, its.request[METADATA]) = given;
+    *slot_of(request, its.request[TIMEOUT_MS]) = Py_NewRef(timeout);
+    *slot_of(request, its.request[ATOMS]) = Py_NewRef(atoms);
+    *slot_of(request, its.request[ORIGIN]) = Py_NewRef(Py_None);
+    return request;
+}
+
+/* The Request, or the Failure, in a frame; NULL for what is no term. */
+static PyObject *receive(FastPath *self, PyObject *data, Py_ssize_t begin, Py_ssize_t stop)
+{
+    PyObject *atoms = PySet_New(NULL);
+    if (!atoms) return NULL;
+    PyObject *received = NULL;
+    PyObject *term = its.core->decode(its.core->state, data, begin, stop, self->given.limits, atoms);
+    if (term) {
+        received = common_request(term, atoms);
+        if (!received && !PyErr_Occurred()) received = PyObject_CallFunctionObjArgs(self->given.parse, term, atoms, NULL);
+        Py_DECREF(term);
+    }
+    Py_DECREF(atoms);
+    return received;
+}
+
+/* ---- from a request to its answer ---- */
+
+/* Whether a request of that id is in flight. */
+static int is_in_flight(FastPath *self, PyObject *id)
+{
+    if (PyDict_GET_SIZE(self->given.in_flight) == 0) return 0;
+    PyObject *answer = PyObject_CallOneArg(self->given.is_in_flight, id);
+    int found = answer ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    return found;
+}
+
+/* What answers the request at once; NULL where something else does. */
+static PyObject *handler_of(FastPath *self, PyObject *received)
+{
+    if (!Py_IS_TYPE(received, (PyTypeObject *)its.request_type)) return NULL;
+    PyObject *handler = PyDict_GetItemWithError(self->given.handlers, *slot_of(received, its.request[REQUEST_TYPE]));
+    if (!handler || is_in_flight(self, *slot_of(received, its.request[MESSAGE_ID]))) return NULL;
+    return Py_NewRef(handler);
+}
+
+/* Adds the frame of a result to the answers. */
+static int add_answer(FastPath *self, PyObject *request, PyObject *result)
+{
+    const Py_ssize_t body = self->used + HEADER;
+    if (PyByteArray_GET_SIZE(self->answers) < body && PyByteArray_Resize(self->answers, body + ROOM) < 0) return -1;
+    PyObject *id = *slot_of(request, its.request[MESSAGE_ID]), *atoms = *slot_of(request, its.request[ATOMS]);
+    PyObject *term = PyTuple_Pack(3, its.ok, id, result);
+    if (!term) return -1;
+    Py_ssize_t end = its.core->encode(its.core->state, term, self->given.vocabulary, atoms, self->answers, body);
+    Py_DECREF(term);
+    if (end < 0 || end - body > (Py_ssize_t)UINT32_MAX) return -1;
+    put_u32((uint8_t *)PyByteArray_AS_STRING(self->answers) + self->used, (uint32_t)(end - body));
+    self->used = end;
+    return 0;
+}
+
+static int call_lock(PyObject *lock, PyObject *method)
+{
+    PyObject *nothing = PyObject_CallMethodNoArgs(lock, method);
+    Py_XDECREF(nothing);
+    return nothing ? 0 : -1;
+}
+
+/* The client may be gone; the end of the input says so to the reader. */
+static void write_all(int out, const char *bytes, Py_ssize_t size)
+{
+    Py_BEGIN_ALLOW_THREADS
+    for (ssize_t done; size; bytes += done, size -= done) {
+        if ((done = write(out, bytes, (size_t)size)) < 0 && errno != EINTR) break;
+        if (done < 0) done = 0;
+    }
+    Py_END_ALLOW_THREADS
+}
+
+/* Writes what is there: events of a request before its answer. */
+static int flush(FastPath *self)
+{
+    if (PyList_GET_SIZE(self->given.held)) {
+        PyObject *nothing = PyObject_CallNoArgs(self->given.write_held);
+        Py_XDECREF(nothing);
+        if (!nothing) return -1;
+    }
+    if (!self->used) return 0;
+    if (call_lock(self->given.writing, its.acquire) < 0) return -1;
+    write_all(self->out, PyByteArray_AS_STRING(self->answers), self->used);
+    self->used = 0;
+    if (call_lock(self->given.writing, its.release) < 0) return -1;
+    return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? PyByteArray_Resize(self->answers, ROOM) : 0;
+}
+
+/* Answers a request with the message of its handler, or leaves it to others: a failure, a result that cannot be sent. */
+static int answer_with(FastPath *self, PyObject *request, PyObject *message)
+{
+    if (message == Py_None) return 0; /* it comes later */
+    if (Py_IS_TYPE(message, (PyTypeObject *)its.reply_type)) {
+        if (add_answer(self, request, *slot_of(message, its.reply_result)) == 0) {
+            return self->used < WRITE_SIZE ? 0 : flush(self);
+        }
+        PyErr_Clear(); /* it is met again */
+    }
+    PyObject *nothing = PyObject_CallFunctionObjArgs(self->given.hand_over, request, message, NULL);
+    Py_XDECREF(nothing);
+    return nothing ? 0 : -1;
+}
+
+static int serve(FastPath *self, PyObject *received)
+{
+    PyObject *handler = handler_of(self, received);
+    if (!handler && PyErr_Occurred()) return -1;
+    PyObject *message = handler ? PyObject_CallFunctionObjArgs(handler, self->given.client, received, NULL)
+                                : PyObject_CallFunctionObjArgs(self->given.hand_over, received, Py_None, NULL);
+    int status = !message ? -1 : handler ? answer_with(self, received, message) : 0;
+    Py_XDECREF(handler);
+    Py_XDECREF(message);
+    return status;
+}
+
+/* Whether the error at hand ends the process. Any other is met again by those who get the bytes. */
+static int is_fatal(void)
+{
+    if (!PyErr_Occurred()) return 0;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+/* Serves the frame that begins at *at, and moves it behind. Returns 0 where that is for others, -1 for an exception. */
+static int serve_frame(FastPath *self, PyObject *data, Py_ssize_t *at)
+{
+    const Py_ssize_t size = PyBytes_GET_SIZE(data), begin = *at + HEADER;
+    if (begin > size) return 0;
+    const Py_ssize_t length = get_u32((const uint8_t *)PyBytes_AS_STRING(data) + *at);
+    if (length > self->max_frame || length > size - begin) return 0;
+    PyObject *received = receive(self, data, begin, begin + length);
+    if (!received) return is_fatal() ? -1 : 0;
+    *at = begin + length;
+    int status = serve(self, received);
+    Py_DECREF(received);
+    return status < 0 ? -1 : 1;
+}
+
+/* ---- waiting ---- */
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static int has_input(FastPath *self)
+{
+    struct pollfd in = {.fd = self->in, .events = POLLIN};
+    return poll(&in, 1, 0) > 0;
+}
+
+enum { THERE_BEFORE, IN_VAIN, WORTH_IT, PREEMPTED };
+
+/* As Spinner._spin in spinner.py, and without the interpreter lock. */
+static int spin(FastPath *self, long long begin)
+{
+    if (has_input(self)) return THERE_BEFORE;
+    long long now = now_ns(), until = begin + self->spin_ns;
+    while (now < until) {
+        int ready = has_input(self);
+        long long before = now;
+        now = now_ns();
+        if (ready) return now - before < self->preempted_ns ? WORTH_IT : PREEMPTED;
+    }
+    return IN_VAIN;
+}
+
+static int tell(PyObject *habit, PyObject *method, PyObject *value)
+{
+    PyObject *nothing = value ? PyObject_CallMethodOneArg(habit, method, value) : NULL;
+    Py_XDECREF(nothing);
+    return nothing ? 0 : -1;
+}
+
+/* Whether something has come before it slept; -1 for an exception. */
+static int spin_if_worth_it(FastPath *self, long long begin)
+{
+    PyObject *alone = PyDict_GET_SIZE(self->given.in_flight) ? Py_False : Py_True;
+    PyObject *spins = PyObject_CallMethodOneArg(self->given.habit, its.spins, alone);
+    int outcome = spins ? PyObject_IsTrue(spins) : -1;
+    Py_XDECREF(spins);
+    if (outcome <= 0) return outcome;
+    Py_BEGIN_ALLOW_THREADS
+    outcome = spin(self, begin);
+    Py_END_ALLOW_THREADS
+    if (outcome == THERE_BEFORE) return 1;
+    if (tell(self->given.habit, its.learn, outcome == WORTH_IT ? Py_True : Py_False) < 0) return -1;
+    return outcome != IN_VAIN;
+}
+
+static PyObject *sleep_and_read(FastPath *self)
+{
+    ssize_t size;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        size = read(self->in, self->buffer, READ_SIZE);
+        Py_END_ALLOW_THREADS
+    } while (size < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    return PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(self->buffer, size < 0 ? 0 : size);
+}
+
+static PyObject *wait_and_read(FastPath *self)
+{
+    if (!self->spin_ns) return sleep_and_read(self);
+    long long begin = now_ns();
+    int come = spin_if_worth_it(self, begin);
+    PyObject *data = come < 0 ? NULL : sleep_and_read(self);
+    if (!data || come) return data;
+    PyObject *seconds = PyFloat_FromDouble((double)(now_ns() - begin) / 1e9);
+    int status = tell(self->given.habit, its.waited, seconds);
+    Py_XDECREF(seconds);
+    if (status < 0) Py_CLEAR(data);
+    return data;
+}
+
+/* The bytes that come next; none at the end of the input. */
+static PyObject *read_next(FastPath *self)
+{
+    if (call_lock(self->given.serving, its.release) < 0) return NULL;
+    PyObject *data = wait_and_read(self);
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    int status = call_lock(self->given.serving, its.acquire);
+    if (status == 0) {
+        PyErr_Restore(type, value, traceback);
+        return data;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    Py_XDECREF(data);
+    return NULL;
+}
+
+PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
+                       "Serve what comes until that is not enough: then the bytes that are for others; none at the end.");
+
+static PyObject *fast_path_read(FastPath *self, PyObject *Py_UNUSED(nothing))
+{
+    for (;;) {
+        PyObject *data = read_next(self);
+        if (!data || !PyBytes_CheckExact(data) || !PyBytes_GET_SIZE(data)) return data;
+        Py_ssize_t at = 0;
+        int status;
+        while ((status = serve_frame(self, data, &at)) > 0) {}
+        if (status == 0) status = flush(self);
+        if (status == 0) status = PyErr_CheckSignals();
+        const Py_ssize_t left = PyBytes_GET_SIZE(data) - at;
+        PyObject *rest = status == 0 && left ? PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + at, left) : NULL;
+        Py_DECREF(data);
+        if (status < 0 || left) return rest;
+    }
+}
+
+/* ---- the type ---- */
+
+static PyObject *new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    static char *names[] = {"fd_in",        "fd_out",     "max_frame",    "spin_ns", "preempted_ns", "habit",
+                            "serving",      "writing",    "client",       "handlers", "in_flight",
+                            "is_in_flight", "parse",      "hand_over",    "held",    "write_held",   "limits",
+                            "vocabulary",   NULL};
+    int in, out;
+    long long spin_ns, preempted_ns;
+    Py_ssize_t max_frame;
+    Given g;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iinLLOOOOO!O!OOOO!OOO!", names, &in, &out, &max_frame, &spin_ns, &preempted_ns, &g.habit,
+                                     &g.serving, &g.writing, &g.client, &PyDict_Type, &g.handlers, &PyDict_Type, &g.in_flight,
+                                     &g.is_in_flight, &g.parse, &g.hand_over, &PyList_Type, &g.held, &g.write_held,
+                                     &g.limits, &PyFrozenSet_Type, &g.vocabulary)) {
+        return NULL;
+    }
+    FastPath *self = (FastPath *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->given = g;
+    for (size_t i = 0; i < GIVEN; i++) Py_INCREF(*given(self, i));
+    self->in = in;
+    self->out = out;
+    self->spin_ns = spin_ns;
+    self->preempted_ns = preempted_ns;
+    self->max_frame = max_frame;
+    self->answers = PyByteArray_FromStringAndSize(NULL, ROOM);
+    if (!self->answers) Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int traverse(FastPath *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    for (size_t i = 0; i < GIVEN; i++) Py_VISIT(*given(self, i));
+    return 0;
+}
+
+static int clear(FastPath *self)
+{
+    for (size_t i = 0; i < GIVEN; i++) Py_CLEAR(*given(self, i));
+    Py_CLEAR(self->answers);
+    return 0;
+}
+
+static void dealloc(FastPath *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef type_methods[] = {
+    {"read", (PyCFunction)fast_path_read, METH_NOARGS, read_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot type_slots[] = {
+    {Py_tp_doc, "See erl_bridge.transports.fast_path."},
+    {Py_tp_new, new},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_methods, type_methods},
+    {0, NULL},
+};
+
+static PyType_Spec type_spec = {
+    .name = "erl_bridge.transports._fast_path.FastPath",
+    .basicsize = sizeof(FastPath),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = type_slots,
+};
+
+/* ---- the module ---- */
+
+static int take(PyObject **into, const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    *into = module ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return *into ? 0 : -1;
+}
+
+typedef struct {
+    PyObject **into;
+    const char *name;
+} Named;
+
+static const Named ATOMS_OF[] = {
+    {&its.ok, "ok"},           {&its.message_id, "message_id"}, {&its.type, "request_type"}, {&its.payload, "payload"},
+    {&its.metadata, "metadata"}, {&its.timestamp, "timestamp"},   {&its.timeout_ms, "timeout_ms"},
+};
+static const Named TEXTS[] = {
+    {&its.timeout_text, "timeout_ms"}, {&its.acquire, "acquire"}, {&its.release, "release"},
+    {&its.spins, "spins"},             {&its.learn, "learn"},     {&its.waited, "waited"},
+};
+
+static int take_all(void)
+{
+    if (take(&its.request_type, "erl_bridge.messages", "Request") < 0 ||
+        take(&its.reply_type, "erl_bridge.messages", "Reply") < 0 ||
+        take(&its.failure_type, "erl_bridge.messages", "Failure") < 0 ||
+        take(&its.atom_type, "erl_bridge.terms", "Atom") < 0) {
+        return -1;
+    }
+    for (int i = 0; i < REQUEST_SLOTS; i++) {
+        if ((its.request[i] = slot_offset(its.request_type, REQUEST_NAMES[i])) < 0) return -1;
+    }
+    if ((its.reply_result = slot_offset(its.reply_type, "result")) < 0) return -1;
+    if ((its.atom_name = slot_offset(its.atom_type, "name")) < 0) return -1;
+    for (size_t i = 0; i < sizeof ATOMS_OF / sizeof *ATOMS_OF; i++) {
+        if (!(*ATOMS_OF[i].into = PyObject_CallFunction(its.atom_type, "s", ATOMS_OF[i].name))) return -1;
+    }
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++) {
+        if (!(*TEXTS[i].into = PyUnicode_InternFromString(TEXTS[i].name))) return -1;
+    }
+    return 0;
+}
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "erl_bridge.transports._fast_path",
+    .m_doc = "See erl_bridge.transports.fast_path.",
+    .m_size = -1,
+};
+
+/* What is taken here is kept as long as the process: the codec lets nobody else but the main interpreter come so far. */
+PyMODINIT_FUNC PyInit__fast_path(void)
+{
+    its.core = PyCapsule_Import(CORE_API, 0);
+    if (!its.core || take_all() < 0) return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    PyObject *type = module ? PyType_FromSpec(&type_spec) : NULL;
+    int status = type ? PyModule_AddObjectRef(module, "FastPath", type) : -1;
+    Py_XDECREF(type);
+    if (status < 0) Py_CLEAR(module);
+    return module;
+}
