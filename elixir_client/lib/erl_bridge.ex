@@ -330,7 +330,11 @@ defmodule ErlBridge do
   @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
   @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
   def info(bridge),
-    do: once(bridge, :health_check, %{}, %{timeout: @health_timeout, reserve: false})
+    do:
+      once(Route.lookup(bridge), bridge, :health_check, %{}, %{
+        timeout: @health_timeout,
+        reserve: false
+      })
 
   ## DSPy
 
@@ -656,20 +660,22 @@ defmodule ErlBridge do
     deadline = Deadline.after_timeout(timeout)
     options = Map.merge(options, %{timeout: timeout, deadline: deadline})
 
-    attempt = fn attempt, _left ->
-      options = if attempt == 1, do: options, else: Map.put(options, :attempt, attempt)
-      attempt(bridge, route.breaker, request_type, payload, options)
-    end
-
     # What a failure needs is put together only then: most requests succeed.
-    case attempt.(1, timeout) do
+    case attempt({:ok, route}, bridge, route.breaker, request_type, payload, options) do
       {:ok, _result} = ok ->
         Budget.deposit(route.budget)
         ok
 
       {:error, error} ->
+        again = fn attempt, _left ->
+          options = Map.put(options, :attempt, attempt)
+          # Its workers may be others by now.
+          found = Route.lookup(bridge)
+          attempt(found, bridge, route.breaker, request_type, payload, options)
+        end
+
         recovery = recovery(route, bridge, request_type, payload, options)
-        Recovery.after_failure(error, attempt, recovery)
+        Recovery.after_failure(error, again, recovery)
     end
   end
 
@@ -692,12 +698,12 @@ defmodule ErlBridge do
     Telemetry.retry(%{delay: delay}, Map.merge(about, %{attempt: attempt, error: error}))
   end
 
-  defp attempt(bridge, nil, request_type, payload, options),
-    do: once(bridge, request_type, payload, options)
+  defp attempt(found, bridge, nil, request_type, payload, options),
+    do: once(found, bridge, request_type, payload, options)
 
-  defp attempt(bridge, breaker, request_type, payload, options) do
+  defp attempt(found, bridge, breaker, request_type, payload, options) do
     with :ok <- CircuitBreaker.ask(breaker) do
-      case once(bridge, request_type, payload, options) do
+      case once(found, bridge, request_type, payload, options) do
         {:ok, _result} = ok ->
           CircuitBreaker.report(breaker, :ok)
           ok
@@ -710,8 +716,8 @@ defmodule ErlBridge do
   end
 
   # Neither tried again nor counted: for what asks whether Python is well.
-  defp once(bridge, request_type, payload, options) do
-    with {:ok, request} <- Request.start(bridge, request_type, payload, options),
+  defp once(found, bridge, request_type, payload, options) do
+    with {:ok, request} <- Request.start(found, bridge, request_type, payload, options),
          do: Request.await(request)
   end
 

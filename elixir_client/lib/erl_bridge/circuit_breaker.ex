@@ -116,6 +116,11 @@ defmodule ErlBridge.CircuitBreaker do
 
   @doc "Tells what became of a request: `:ok`, or its error."
   @spec report(handle, :ok | Error.t()) :: :ok
+  def report(%__MODULE__{} = handle, :ok) do
+    # Most requests succeed while it is closed, which says nothing new.
+    if state(handle) == :half_open, do: cast(handle, :success, nil), else: :ok
+  end
+
   def report(%__MODULE__{} = handle, outcome),
     do: tell(handle, state(handle), outcome(outcome), cause(outcome))
 

@@ -132,6 +132,11 @@ defmodule ErlBridge.Inflight do
   @spec idle?(t) :: boolean
   def idle?(%__MODULE__{requests: requests}), do: requests == %{}
 
+  @doc "The ids of what this process waits for."
+  @spec ids_of(t, pid) :: [Protocol.id()]
+  def ids_of(%__MODULE__{requests: requests}, caller),
+    do: for({id, %{caller: ^caller}} <- requests, do: id)
+
   defp drop_tasks(%__MODULE__{tasks: tasks} = inflight, _id) when tasks == %{},
     do: {[], inflight}
 

@@ -757,12 +757,24 @@ defmodule ErlBridge.Options do
     cluster: @cluster
   }
 
+  # Made once: each request asks for them, and most give few options or none.
+  @defaults Map.new(@schemas, fn {schema, fields} ->
+              defaults =
+                for {name, field} <- fields, {:ok, value} <- [Keyword.fetch(field, :default)] do
+                  {name, value}
+                end
+
+              {schema, Map.new(defaults)}
+            end)
+
   @doc """
   The options as a map, with the defaults filled in.
 
   Raises `ArgumentError` that names the option at fault, what was expected and what came.
   """
   @spec validate!(keyword, schema) :: map
+  def validate!([], schema), do: Map.fetch!(@defaults, schema)
+
   def validate!(options, schema) do
     fields = Map.fetch!(@schemas, schema)
 
@@ -771,10 +783,7 @@ defmodule ErlBridge.Options do
     end
 
     Enum.each(options, &check!(&1, fields))
-
-    for({name, field} <- fields, Keyword.has_key?(field, :default), do: {name, field[:default]})
-    |> Map.new()
-    |> Map.merge(Map.new(options))
+    Map.merge(Map.fetch!(@defaults, schema), Map.new(options))
   end
 
   @doc """

@@ -61,6 +61,10 @@ defmodule ErlBridge.Protocol do
   @metadata without_version.(:metadata)
   @payload without_version.(:payload)
 
+  # Metadata of one key, up to the value, an integer as `@integer` has it: from 256 on, the terms
+  # below have a shorter form.
+  @only_timeout <<@map, 1::32, without_version.(:timeout_ms)::binary, @integer>>
+
   # What `frame/2` puts before a body: the version, the map, its first key and the id.
   @head_size 6 + byte_size(@message_id) + 5
 
@@ -132,9 +136,12 @@ defmodule ErlBridge.Protocol do
 
   @doc "A request, all but its id: four pairs of a map."
   @spec body(encoded, map) :: body
-  def body(encoded, metadata) do
-    [@metadata, without_version(metadata) | encoded]
-  end
+  # Most requests have nothing but their deadline along.
+  def body(encoded, %{timeout_ms: left} = metadata)
+      when map_size(metadata) == 1 and left in 256..0x7FFFFFFF,
+      do: [@metadata, <<@only_timeout, left::32>> | encoded]
+
+  def body(encoded, metadata), do: [@metadata, without_version(metadata) | encoded]
 
   @doc "The whole frame of a request: a map of five pairs, of which the first is the id."
   @spec frame(id, body) :: iodata

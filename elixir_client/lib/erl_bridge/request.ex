@@ -14,12 +14,29 @@ defmodule ErlBridge.Request do
   alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
-  defstruct [:route, :encoded, :bytes, :options, :timeout, :deadline, :worker, :reply_to, :span]
+  defstruct [
+    :route,
+    :encoded,
+    :body,
+    :left,
+    :bytes,
+    :options,
+    :timeout,
+    :deadline,
+    :worker,
+    :reply_to,
+    :span
+  ]
 
-  @typedoc "A request under way; only the process that started it can await it."
+  @typedoc """
+  A request under way; only the process that started it can await it. Its `body` says that so many
+  milliseconds are `left`.
+  """
   @type t :: %__MODULE__{
           route: Route.t(),
           encoded: Protocol.encoded() | nil,
+          body: Protocol.body() | nil,
+          left: timeout | nil,
           bytes: pos_integer,
           options: map,
           timeout: timeout,
@@ -41,11 +58,22 @@ defmodule ErlBridge.Request do
   With `reserve: false` it goes to a worker whatever it has in flight.
   """
   @spec start(GenServer.server(), atom, Protocol.payload(), map) :: {:ok, t} | {:error, Error.t()}
-  def start(bridge, request_type, payload, options) do
+  def start(bridge, request_type, payload, options),
+    do: start(Route.lookup(bridge), bridge, request_type, payload, options)
+
+  @doc "As `start/4`, by a route that was looked up already."
+  @spec start(
+          {:ok, Route.t()} | {:error, Error.t()},
+          GenServer.server(),
+          atom,
+          Protocol.payload(),
+          map
+        ) :: {:ok, t} | {:error, Error.t()}
+  def start(found, bridge, request_type, payload, options) do
     options = trace(options)
     span = Span.start(bridge, request_type, options)
 
-    with {:ok, route} <- Route.lookup(bridge),
+    with {:ok, route} <- found,
          {:ok, request} <- begin(route, Protocol.encode(request_type, payload), options, span) do
       {:ok, request}
     else
@@ -56,9 +84,8 @@ defmodule ErlBridge.Request do
   end
 
   defp begin(route, encoded, options, span) do
-    with {:ok, request} <- new(route, encoded, options),
+    with {:ok, request} <- new(route, encoded, options, span),
          :ok <- take_name(request),
-         request = %{request | span: Span.encoded(span, request.bytes)},
          {:error, error} <- send_off(request, &Route.reserve/5) do
       forget_name(request)
       {:error, error}
@@ -75,8 +102,10 @@ defmodule ErlBridge.Request do
   end
 
   defp trace(options) do
-    case TraceContext.inject(Map.get(options, :metadata, %{}), options[:trace]) do
-      none when none == %{} -> options
+    given = given_metadata(options)
+
+    case TraceContext.inject(given, options[:trace]) do
+      ^given -> options
       metadata -> Map.put(options, :metadata, metadata)
     end
   end
@@ -85,7 +114,8 @@ defmodule ErlBridge.Request do
   @spec cast(GenServer.server(), atom, map, map) :: :ok | {:error, Error.t()}
   def cast(bridge, request_type, payload, options) do
     with {:ok, route} <- Route.lookup(bridge),
-         {:ok, request} <- new(route, Protocol.encode(request_type, payload), trace(options)),
+         {:ok, request} <-
+           new(route, Protocol.encode(request_type, payload), trace(options), nil),
          {:ok, {worker, _load}, _bytes} <- reserve(request, &Route.reserve/5) do
       cast = %{bytes: request.bytes, deadline: request.deadline, wanted: session(options)}
       send(worker, {:cast, cast, body(request)})
@@ -175,8 +205,10 @@ defmodule ErlBridge.Request do
         {:event, frame, request}
 
       {^reply_to, :final, frame} ->
-        forget(request)
-        {:final, frame, %{request | span: Span.received(request.span, frame)}}
+        # Nothing comes after it.
+        Process.demonitor(reply_to, [:flush])
+        forget_name(request)
+        {:final, frame, received(request, frame)}
 
       {^reply_to, :done, result} ->
         forget(request)
@@ -198,6 +230,11 @@ defmodule ErlBridge.Request do
     end
   end
 
+  defp received(%{span: nil} = request, _frame), do: request
+
+  defp received(request, frame),
+    do: %{request | span: Span.received(request.span, frame)}
+
   defp done(span, result) do
     Span.stop(span, result)
     {:done, result}
@@ -217,25 +254,36 @@ defmodule ErlBridge.Request do
 
   # Sending
 
-  defp new(route, encoded, options) do
+  defp new(route, encoded, options, span) do
+    {timeout, deadline} = times(options, route)
+    left = Deadline.remaining(deadline)
+    body = Protocol.body(encoded, metadata(options, left))
+    # The time that is left when it is sent may be less, and takes no more bytes.
+    bytes = Protocol.frame_size(body)
+
+    if bytes > route.max_frame do
+      {:error, Error.too_large(bytes, route.max_frame)}
+    else
+      {:ok,
+       %__MODULE__{
+         route: route,
+         encoded: encoded,
+         body: body,
+         left: left,
+         bytes: bytes,
+         options: options,
+         timeout: timeout,
+         deadline: deadline,
+         span: Span.encoded(span, bytes)
+       }}
+    end
+  end
+
+  defp times(%{timeout: timeout, deadline: deadline}, _route), do: {timeout, deadline}
+
+  defp times(options, route) do
     timeout = Map.get(options, :timeout, route.timeout)
-    deadline = Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)
-    # The time that is left when it is sent is less, and takes no more bytes.
-    longest = metadata(options, Deadline.remaining(deadline))
-    bytes = Protocol.frame_size(Protocol.body(encoded, longest))
-
-    request = %__MODULE__{
-      route: route,
-      encoded: encoded,
-      bytes: bytes,
-      options: options,
-      timeout: timeout,
-      deadline: deadline
-    }
-
-    if bytes > route.max_frame,
-      do: {:error, Error.too_large(bytes, route.max_frame)},
-      else: {:ok, request}
+    {timeout, Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)}
   end
 
   defp send_off(request, reserve) do
@@ -291,28 +339,34 @@ defmodule ErlBridge.Request do
   defp session(%{session: session}), do: {:session, session}
   defp session(_options), do: :any
 
-  defp body(request) do
-    left = Deadline.remaining(request.deadline)
-    Protocol.body(request.encoded, metadata(request.options, left))
+  # Where it did not wait, what it says of the time that is left is still right.
+  defp body(%{left: told} = request) do
+    case Deadline.remaining(request.deadline) do
+      ^told -> request.body
+      left -> Protocol.body(request.encoded, metadata(request.options, left))
+    end
   end
 
-  defp metadata(options, :infinity), do: Map.get(options, :metadata, %{})
+  defp metadata(options, :infinity), do: given_metadata(options)
 
   # Python knows no deadline that has passed already.
   defp metadata(options, left),
-    do: Map.put(metadata(options, :infinity), :timeout_ms, max(left, 1))
+    do: Map.put(given_metadata(options), :timeout_ms, max(left, 1))
+
+  defp given_metadata(%{metadata: metadata}), do: metadata
+  defp given_metadata(_options), do: %{}
 
   defp send_to(request, worker, bytes, message) do
     reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
 
-    sent =
-      Worker.request(reply_to, self(), %{
-        bytes: bytes,
-        events?: Map.has_key?(request.options, :on_event),
+    sent = %{
+      Worker.request(reply_to, self())
+      | bytes: bytes,
+        events?: is_map_key(request.options, :on_event),
         callbacks: Map.get(request.options, :callbacks, %{}),
         deadline: request.deadline,
         wanted: session(request.options)
-      })
+    }
 
     send(worker, message.(sent))
     note(request, {worker, reply_to})

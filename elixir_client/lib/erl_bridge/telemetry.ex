@@ -91,10 +91,19 @@ defmodule ErlBridge.Telemetry do
 
   @doc "Whether a handler is attached to this event: if not, what only it needs need not be measured."
   @spec enabled?(event) :: boolean
-  def enabled?(event) do
+  def enabled?(event), do: any_enabled?([event])
+
+  @doc "Whether a handler is attached to any of these events."
+  @spec any_enabled?([event]) :: boolean
+  def any_enabled?(events) do
     {_executor, {module, function}} = backend()
-    apply(module, function, [event]) != []
+    listened?(events, module, function)
   end
+
+  defp listened?([], _module, _function), do: false
+
+  defp listened?([event | events], module, function),
+    do: apply(module, function, [event]) != [] or listened?(events, module, function)
 
   @doc "The names of all events."
   @spec events() :: [event]

@@ -119,8 +119,17 @@ defmodule ErlBridge.TraceContext do
   def inject(metadata, false), do: metadata
   def inject(%{traceparent: _given} = metadata, _trace), do: metadata
   def inject(%{"traceparent" => _given} = metadata, _trace), do: metadata
-  def inject(metadata, nil), do: Map.merge(metadata, open_telemetry() || own(current()))
-  def inject(metadata, %__MODULE__{} = context), do: Map.merge(metadata, own(context))
+
+  def inject(metadata, nil) do
+    case open_telemetry() || current() do
+      nil -> metadata
+      %__MODULE__{} = context -> inject(metadata, context)
+      fields -> Map.merge(metadata, fields)
+    end
+  end
+
+  def inject(metadata, %__MODULE__{} = context),
+    do: Map.merge(metadata, context |> child() |> fields())
 
   def inject(metadata, traceparent) do
     case parse(traceparent) do
@@ -128,9 +137,6 @@ defmodule ErlBridge.TraceContext do
       {:error, error} -> raise ArgumentError, error.message
     end
   end
-
-  defp own(nil), do: %{}
-  defp own(context), do: context |> child() |> fields()
 
   defp fields(context) do
     state = if context.tracestate, do: %{tracestate: context.tracestate}, else: %{}

@@ -3,7 +3,7 @@ defmodule ErlBridge.Worker do
   The process that owns the port to one Python: it puts ids on requests, sees whom each frame is
   for, and hands it on.
 
-  What is under way is a value, `ErlBridge.Inflight`; frames are built and read by
+  What is under way is a value, `ErlBridge.Inflight`, and so is who waits for it, `ErlBridge.Callers`; frames are built and read by
   `ErlBridge.Protocol`. Terms pass by this process: callers encode their requests and decode their
   replies themselves. It watches its callers, so that work for a dead one is cancelled; it runs
   the functions that Python calls, each in a linked process of its own; and when Python dies it
@@ -26,7 +26,7 @@ defmodule ErlBridge.Worker do
 
   use GenServer, restart: :temporary
 
-  alias ErlBridge.{Callback, Error, Inflight, Load, Protocol, Python, Vocabulary}
+  alias ErlBridge.{Callback, Callers, Error, Inflight, Load, Protocol, Python, Vocabulary}
 
   require Logger
 
@@ -41,7 +41,14 @@ defmodule ErlBridge.Worker do
 
   # Not all options: they may hold keys of a provider, and a state is logged when its process
   # crashes.
-  defstruct [:python, :post, :shutdown_timeout, :idle_at, inflight: Inflight.new()]
+  defstruct [
+    :python,
+    :post,
+    :shutdown_timeout,
+    :idle_at,
+    inflight: Inflight.new(),
+    callers: Callers.new()
+  ]
 
   @typedoc "Where a worker belongs: its pool, its load, and the count of the callers that wait for room."
   @type post :: %{pool: pid, load: Load.t(), waiting: :atomics.atomics_ref()}
@@ -73,22 +80,19 @@ defmodule ErlBridge.Worker do
     :ok
   end
 
-  @doc "A request for a worker: where the reply goes, who waits for it, and what else is not as usual."
-  @spec request(reference, pid, map) :: map
-  def request(reply_to, caller, other \\ %{}) do
-    Map.merge(
-      %{
-        reply_to: reply_to,
-        caller: caller,
-        monitor: nil,
-        bytes: nil,
-        events?: false,
-        callbacks: %{},
-        deadline: :infinity,
-        wanted: :any
-      },
-      other
-    )
+  @doc "A request for a worker: where the reply goes, who waits for it, and else what is usual."
+  @spec request(reference, pid) :: map
+  def request(reply_to, caller) do
+    %{
+      reply_to: reply_to,
+      caller: caller,
+      monitor: nil,
+      bytes: nil,
+      events?: false,
+      callbacks: %{},
+      deadline: :infinity,
+      wanted: :any
+    }
   end
 
   @doc "Gives back the room of a request that is answered; `bytes` is `nil` for one that took none."
@@ -227,8 +231,8 @@ defmodule ErlBridge.Worker do
   def handle_info({:abandon, reply_to}, state),
     do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :reply_to, reply_to))}
 
-  def handle_info({:DOWN, monitor, :process, _caller, _reason}, state),
-    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :monitor, monitor))}
+  def handle_info({:DOWN, _monitor, :process, caller, _reason}, state),
+    do: {:noreply, caller_died(state, caller)}
 
   def handle_info({port, {:exit_status, status}}, %{python: %{port: port}} = state),
     do: python_died(state, status)
@@ -261,10 +265,10 @@ defmodule ErlBridge.Worker do
   # Requests
 
   defp send_request(state, request, body) do
-    request = %{request | monitor: Process.monitor(request.caller)}
+    callers = Callers.join(state.callers, request.caller)
     {id, inflight} = Inflight.add(state.inflight, request)
     Python.write(state.python, Protocol.frame(id, body))
-    %{state | inflight: inflight}
+    %{state | inflight: inflight, callers: callers}
   end
 
   defp send_own(state, body, bytes \\ nil) do
@@ -277,29 +281,40 @@ defmodule ErlBridge.Worker do
 
   defp abandon(state, id) do
     {request, tasks, inflight} = Inflight.abandon(state.inflight, id)
-    release(request, tasks)
-    send_own(%{state | inflight: inflight}, cancellation(id))
+    callers = release(state.callers, request, tasks)
+    send_own(%{state | inflight: inflight, callers: callers}, cancellation(id))
+  end
+
+  defp caller_died(state, caller) do
+    {waited?, callers} = Callers.ended(state.callers, caller)
+    ids = if waited?, do: Inflight.ids_of(state.inflight, caller), else: []
+    Enum.reduce(ids, %{state | callers: callers}, &abandon(&2, &1))
   end
 
   defp cancellation(id), do: own_body(:cancel, %{message_id: id})
   defp own_body(type, payload), do: Protocol.body(Protocol.encode(type, payload), %{})
 
-  defp release(request, tasks) do
-    with %{monitor: monitor} <- request, do: Process.demonitor(monitor, [:flush])
-    Enum.each(tasks, &Process.exit(&1, :kill))
+  defp release(callers, request, tasks) do
+    if tasks != [], do: Enum.each(tasks, &Process.exit(&1, :kill))
+
+    case request do
+      %{caller: caller} -> Callers.leave(callers, caller)
+      _nobody -> callers
+    end
   end
 
-  defp tidy(state),
-    do: %{state | idle_at: forget_load(state.post, Inflight.idle?(state.inflight), state.idle_at)}
+  defp tidy(state) do
+    idle_at = forget_load(state.post, Inflight.idle?(state.inflight), state.idle_at)
+    %{state | idle_at: idle_at, callers: Callers.forget_idle(state.callers)}
+  end
 
   # Frames
 
   defp handle_frame(state, {:final, id}, frame) do
     {request, tasks, inflight} = Inflight.finish(state.inflight, id)
-    release(request, tasks)
     forward(request, :final, frame)
     make_room(state.post, request && request.bytes)
-    %{state | inflight: inflight}
+    %{state | inflight: inflight, callers: release(state.callers, request, tasks)}
   end
 
   defp handle_frame(state, {:event, id}, frame) do

@@ -31,6 +31,15 @@ defmodule ErlBridge.InflightTest do
     assert Inflight.awaited(inflight) == [request]
   end
 
+  test "all that a process waits for is found by it" do
+    {one, inflight} = Inflight.add(Inflight.new(), request())
+    {_other, inflight} = Inflight.add(inflight, %{request() | caller: spawn(fn -> :ok end)})
+    {two, inflight} = Inflight.add(inflight, request())
+    {_own, inflight} = Inflight.add(inflight, %{bytes: nil})
+
+    assert Enum.sort(Inflight.ids_of(inflight, self())) == [one, two]
+  end
+
   test "a finished request leaves nothing behind" do
     {id, inflight} = Inflight.add(Inflight.new(), request())
     inflight = Inflight.add_task(inflight, self(), id, 1)

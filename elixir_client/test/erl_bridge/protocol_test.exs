@@ -21,6 +21,16 @@ defmodule ErlBridge.ProtocolTest do
       assert_in_delta now, System.os_time(:millisecond), 60_000
     end
 
+    test "says how long is left as any other metadata" do
+      for left <- [1, 255, 256, 30_000, 0x7FFFFFFF, 0x80000000] do
+        metadata = %{timeout_ms: left}
+        assert decode(Protocol.frame(256, body(:ping, %{}, metadata))).metadata == metadata
+
+        <<131, written::binary>> = :erlang.term_to_binary(metadata)
+        assert [_key, ^written | _encoded] = body(:ping, %{}, metadata)
+      end
+    end
+
     test "carries the first and the last id" do
       for id <- [Protocol.first_id(), 0x7FFFFFFF] do
         assert decode(Protocol.frame(id, body(:ping, %{}))).message_id == id

@@ -20,7 +20,7 @@ defmodule ErlBridge.Request.Span do
   @doc "A request begins."
   @spec start(GenServer.server(), atom, map) :: t
   def start(bridge, request_type, options) do
-    if Enum.any?(@events, &Telemetry.enabled?/1) do
+    if Telemetry.any_enabled?(@events) do
       began = now()
 
       metadata = %{
