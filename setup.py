@@ -14,13 +14,13 @@ setup(
         Extension(
             "erl_bridge.transports._fast_path",
             ["erl_bridge/transports/_fast_path.c"],
-            depends=["erl_bridge/etf/_core.h"],
+            depends=["erl_bridge/etf/_core.h", "erl_bridge/transports/_spin.h"],
             extra_compile_args=["-O3"],
             optional=True,
         ),
         *(
             Extension(f"erl_bridge.{name}", [f"erl_bridge/{name.replace('.', '/')}.c"], optional=True)
-            for name in ("datasets._scan", "jobs._arenas")
+            for name in ("datasets._scan", "jobs._arenas", "transports._spin")
         ),
     ]
 )

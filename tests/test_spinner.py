@@ -104,6 +104,22 @@ def test_a_wait_is_short_up_to_some_times_the_limit() -> None:
     assert machine.wait(10 * US)[1] == 0
 
 
+def test_compiled_code_looks_for_input_where_there_is_a_descriptor() -> None:
+    spin = pytest.importorskip("erl_bridge.transports._spin").spin
+    here, there = os.pipe()
+    assert spin(here, 1_000, 10**12) == 1  # nothing
+    later = threading.Thread(target=os.write, args=(there, DATA))
+    later.start()
+    assert spin(here, 60 * 10**9, 10**12) in (0, 2)  # the lock is not held, else nobody could write
+    later.join()
+    assert spin(here, 1_000, 10**12) == 0  # it was there before
+    spinner = Spinner(lambda timeout: pytest.fail("it polls"), lambda: os.read(here, 5), LIMIT, lambda: 0.0, fd=here)
+    os.write(there, 2 * DATA)
+    assert [spinner.wait(alone=True) for _ in range(3)] == [DATA] * 3  # the first of them without a spin
+    for descriptor in (here, there):
+        os.close(descriptor)
+
+
 @pytest.mark.parametrize("spin_us", [0, 60, 10_000_000])
 def test_what_was_read_is_served_before_the_transport_settles(spin_us: int) -> None:
     here, there = os.pipe()

@@ -35,13 +35,14 @@ class Loop:
         self._calls: deque[Callable[[], object]] = deque()
         self._after: list[Callable[[], object]] = []
         self._running = True
-        self._poll = select.poll()
+        self._poll = select.epoll() if hasattr(select, "epoll") else select.poll()
         self._wakeup, self._waker = os.pipe()
         for end in (self._wakeup, self._waker):
             os.set_blocking(end, False)
         self._poll.register(self._wakeup, select.POLLIN)
         self._ready: list[tuple[int, int]] = []
-        self._spinner = Spinner(self._look, self._take, spin)
+        fd = self._poll.fileno() if hasattr(self._poll, "fileno") else None
+        self._spinner = Spinner(self._look, self._take, spin, fd=fd)
 
     def run(self) -> None:
         """Serve, in this thread."""
@@ -86,8 +87,9 @@ class Loop:
 
     def watch(self, fd: int, source: Source, events: int) -> None:
         """In the thread of the loop: tell a source when one of the events happens on its descriptor."""
+        change = self._poll.modify if fd in self._sources else self._poll.register
+        change(fd, events)
         self._sources[fd] = source
-        self._poll.register(fd, events)
 
     def forget(self, fd: int) -> None:
         """In the thread of the loop: watch a descriptor no more."""

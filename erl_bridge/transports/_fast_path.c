@@ -11,11 +11,10 @@
 #include <structmember.h>
 
 #include <errno.h>
-#include <poll.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../etf/_core.h"
+#include "_spin.h"
 
 enum { HEADER = 4, ROOM = 4096, READ_SIZE = 65536, WRITE_SIZE = 65536 };
 #define MAX_TIMEOUT_MS 0xFFFFFFFFLL
@@ -271,35 +270,6 @@ static int serve_frame(FastPath *self, PyObject *data, Py_ssize_t *at)
 
 /* ---- waiting ---- */
 
-static long long now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-static int has_input(FastPath *self)
-{
-    struct pollfd in = {.fd = self->in, .events = POLLIN};
-    return poll(&in, 1, 0) > 0;
-}
-
-enum { THERE_BEFORE, IN_VAIN, WORTH_IT, PREEMPTED };
-
-/* As Spinner._spin in spinner.py, and without the interpreter lock. */
-static int spin(FastPath *self, long long begin)
-{
-    if (has_input(self)) return THERE_BEFORE;
-    long long now = now_ns(), until = begin + self->spin_ns;
-    while (now < until) {
-        int ready = has_input(self);
-        long long before = now;
-        now = now_ns();
-        if (ready) return now - before < self->preempted_ns ? WORTH_IT : PREEMPTED;
-    }
-    return IN_VAIN;
-}
-
 static int tell(PyObject *habit, PyObject *method, PyObject *value)
 {
     PyObject *nothing = value ? PyObject_CallMethodOneArg(habit, method, value) : NULL;
@@ -308,7 +278,7 @@ static int tell(PyObject *habit, PyObject *method, PyObject *value)
 }
 
 /* Whether something has come before it slept; -1 for an exception. */
-static int spin_if_worth_it(FastPath *self, long long begin)
+static int spin_if_worth_it(FastPath *self)
 {
     PyObject *alone = PyDict_GET_SIZE(self->given.in_flight) ? Py_False : Py_True;
     PyObject *spins = PyObject_CallMethodOneArg(self->given.habit, its.spins, alone);
@@ -316,11 +286,11 @@ static int spin_if_worth_it(FastPath *self, long long begin)
     Py_XDECREF(spins);
     if (outcome <= 0) return outcome;
     Py_BEGIN_ALLOW_THREADS
-    outcome = spin(self, begin);
+    outcome = spin(self->in, self->spin_ns, self->preempted_ns);
     Py_END_ALLOW_THREADS
-    if (outcome == THERE_BEFORE) return 1;
-    if (tell(self->given.habit, its.learn, outcome == WORTH_IT ? Py_True : Py_False) < 0) return -1;
-    return outcome != IN_VAIN;
+    if (outcome == SPIN_THERE_BEFORE) return 1;
+    if (tell(self->given.habit, its.learn, outcome == SPIN_WORTH_IT ? Py_True : Py_False) < 0) return -1;
+    return outcome != SPIN_IN_VAIN;
 }
 
 static PyObject *sleep_and_read(FastPath *self)
@@ -338,7 +308,7 @@ static PyObject *wait_and_read(FastPath *self)
 {
     if (!self->spin_ns) return sleep_and_read(self);
     long long begin = now_ns();
-    int come = spin_if_worth_it(self, begin);
+    int come = spin_if_worth_it(self);
     PyObject *data = come < 0 ? NULL : sleep_and_read(self);
     if (!data || come) return data;
     PyObject *seconds = PyFloat_FromDouble((double)(now_ns() - begin) / 1e9);

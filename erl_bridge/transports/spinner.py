@@ -1,7 +1,8 @@
 """Waiting for input without going to sleep, where the next bytes are likely to come at once.
 
 Rule of this file: no I/O and no clock of its own. It is given a ``poll``, a ``read`` and a ``clock``, and decides only
-how often they are called. The compiled fast path polls by itself and asks the :class:`Habit` alone.
+how often they are called. Where there is compiled code for it, that polls a descriptor itself (``_spin.h``); whether it
+should is decided here.
 
 To be woken takes longer than most requests do: a bounded spin takes that out of back-to-back calls. It is tried only
 when the wait before was short, and where it fails, or finds that others want the processor, it is left out for a number
@@ -63,7 +64,8 @@ class Habit:
 class Spinner:
     """Reads, at first without sleeping for at most ``limit`` seconds; 0 is for sleeping at once.
 
-    ``poll(0)`` says whether there is something to read, ``read()`` waits for it; ``clock()`` is in seconds.
+    ``poll(0)`` says whether there is something to read, ``read()`` waits for it; ``clock()`` is in seconds. With
+    ``fd``, a descriptor that can be read whenever there is something, compiled code polls that.
 
     >>> Spinner(lambda timeout: [(3, 1)], lambda: b"bytes", 0.0).wait(alone=True)
     b'bytes'
@@ -75,11 +77,13 @@ class Spinner:
         read: Callable[[], Any],
         limit: float,
         clock: Callable[[], float] = time.perf_counter,
+        fd: int | None = None,
     ) -> None:
         self._poll = poll
         self._read = read
         self.habit = Habit(limit)
         self._clock = clock
+        self._compiled = None if fd is None else _compiled(fd, limit)
 
     def wait(self, alone: bool) -> Any:
         """What is read, as soon as something can be.
@@ -97,6 +101,11 @@ class Spinner:
 
     def _spin(self, begin: float) -> bool:
         """Whether something came within the limit."""
+        if self._compiled is not None:
+            outcome = self._compiled()
+            if outcome != _THERE_BEFORE:
+                self.habit.learn(outcome == _WORTH_IT)
+            return outcome != _IN_VAIN
         if self._poll(0):
             return True  # it was there already, which says nothing about spinning
         now = self._clock()
@@ -109,3 +118,15 @@ class Spinner:
                 return True
         self.habit.learn(worth_it=False)
         return False
+
+
+_THERE_BEFORE, _IN_VAIN, _WORTH_IT = range(3)  # as in _spin.h
+
+
+def _compiled(fd: int, limit: float) -> Callable[[], int] | None:
+    try:
+        from ._spin import spin
+    except ImportError:  # there was no compiler
+        return None
+    limit_ns, preempted_ns = round(limit * 1e9), round(PREEMPTED * 1e9)
+    return lambda: spin(fd, limit_ns, preempted_ns)

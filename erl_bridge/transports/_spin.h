@@ -1,0 +1,40 @@
+/* Looking for input for a bounded time without going to sleep: what Spinner does in spinner.py, without the interpreter
+   lock and without Python between two looks. */
+
+#ifndef ERL_BRIDGE_SPIN_H
+#define ERL_BRIDGE_SPIN_H
+
+#include <poll.h>
+#include <time.h>
+
+/* Input was there at the first look; none came; it came; it came, but the processor was others' meanwhile. */
+enum { SPIN_THERE_BEFORE, SPIN_IN_VAIN, SPIN_WORTH_IT, SPIN_PREEMPTED };
+
+static inline long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static inline int has_input(int fd)
+{
+    struct pollfd in = {.fd = fd, .events = POLLIN};
+    return poll(&in, 1, 0) > 0;
+}
+
+/* For `limit` nanoseconds. A look that takes `preempted` or longer was kept from the processor. */
+static inline int spin(int fd, long long limit, long long preempted)
+{
+    long long now = now_ns(), until = now + limit;
+    if (has_input(fd)) return SPIN_THERE_BEFORE;
+    for (now = now_ns(); now < until;) {
+        int ready = has_input(fd);
+        long long before = now;
+        now = now_ns();
+        if (ready) return now - before < preempted ? SPIN_WORTH_IT : SPIN_PREEMPTED;
+    }
+    return SPIN_IN_VAIN;
+}
+
+#endif
