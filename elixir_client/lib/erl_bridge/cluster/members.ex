@@ -9,7 +9,7 @@ defmodule ErlBridge.Cluster.Members do
   use GenServer
 
   alias ErlBridge.Cluster.{Door, Gauge, Peer}
-  alias ErlBridge.{Error, Load, Route}
+  alias ErlBridge.{Error, Load, Route, Routes}
   alias ErlBridge.Recovery.{Budget, Policy}
 
   # A peer that failed, which is an error of ours, is started anew after this time.
@@ -52,7 +52,7 @@ defmodule ErlBridge.Cluster.Members do
   def init({home, options}) do
     {_ref, doors} = :pg.monitor(home.scope, Door.group())
     route = route(home, options)
-    {:ok, _owner} = Registry.register(ErlBridge.Registry, home.cluster, route)
+    :ok = Routes.publish(home.cluster, route)
 
     state = %__MODULE__{
       cluster: home.cluster,
@@ -154,7 +154,7 @@ defmodule ErlBridge.Cluster.Members do
     entries = for {_pid, {_far, entry}} <- state.peers, do: entry
     peers = Enum.sort_by(entries, &:erlang.phash2({node(), &1.node}))
     route = %{state.route | cluster: %{state.route.cluster | peers: peers}}
-    {_new, _old} = Registry.update_value(ErlBridge.Registry, state.cluster, fn _old -> route end)
+    :ok = Routes.update(state.cluster, route)
     %{state | route: route}
   end
 
