@@ -23,6 +23,7 @@ defmodule ErlBridge.Cluster.Members do
     :supervisor,
     :route,
     :settings,
+    :silent_after,
     peers: %{},
     wanted: MapSet.new(),
     unsettled: MapSet.new(),
@@ -58,7 +59,8 @@ defmodule ErlBridge.Cluster.Members do
       cluster: home.cluster,
       supervisor: home.supervisor,
       route: route,
-      settings: Map.take(options, [:load_interval, :silent_after, :reconnect, :max_frame])
+      silent_after: options.silent_after,
+      settings: Map.take(options, [:load_interval, :reconnect, :max_frame])
     }
 
     pythons = for node <- Enum.uniq(options.python_nodes), do: {:python, node}
@@ -133,7 +135,7 @@ defmodule ErlBridge.Cluster.Members do
     start = %{
       far: far,
       load: Load.new(),
-      gauge: Gauge.new(),
+      gauge: Gauge.new(state.settings.load_interval + state.silent_after),
       cluster: state.route.bridge,
       members: self(),
       settings: state.settings
