@@ -11,12 +11,15 @@ setup(
             extra_compile_args=["-O3", "-fno-semantic-interposition"],
             optional=True,
         ),
-        Extension(
-            "erl_bridge.transports._fast_path",
-            ["erl_bridge/transports/_fast_path.c"],
-            depends=["erl_bridge/etf/_core.h", "erl_bridge/transports/_spin.h"],
-            extra_compile_args=["-O3"],
-            optional=True,
+        *(
+            Extension(
+                f"erl_bridge.{room}._fast_path",
+                [f"erl_bridge/{room}/_fast_path.c"],
+                depends=["erl_bridge/_fast_path.h", "erl_bridge/etf/_core.h", "erl_bridge/transports/_spin.h"],
+                extra_compile_args=["-O3"],
+                optional=True,
+            )
+            for room in ("transports", "node")
         ),
         *(
             Extension(f"erl_bridge.{name}", [f"erl_bridge/{name.replace('.', '/')}.c"], optional=True)

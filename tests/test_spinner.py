@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from support import BridgeProcess
 
 from erl_bridge.transports.port import PortTransport
-from erl_bridge.transports.spinner import FIRST_PAUSE, LONGEST_PAUSE, SOON, Spinner
+from erl_bridge.transports.spinner import FIRST_PAUSE, IN_VAIN, LONGEST_PAUSE, SOON, THERE_BEFORE, WORTH_IT, Spinner
 
 US = 1e-6
 LIMIT = 60 * US
@@ -104,20 +105,38 @@ def test_a_wait_is_short_up_to_some_times_the_limit() -> None:
     assert machine.wait(10 * US)[1] == 0
 
 
-def test_compiled_code_looks_for_input_where_there_is_a_descriptor() -> None:
+def test_compiled_code_looks_for_input() -> None:
     spin = pytest.importorskip("erl_bridge.transports._spin").spin
     here, there = os.pipe()
-    assert spin(here, 1_000, 10**12) == 1  # nothing
+    other, another = os.pipe()
+    assert spin((here, other), 1_000, 10**12) == (IN_VAIN, [])
     later = threading.Thread(target=os.write, args=(there, DATA))
     later.start()
-    assert spin(here, 60 * 10**9, 10**12) in (0, 2)  # the lock is not held, else nobody could write
+    outcome, ready = spin((here, other), 60 * 10**9, 10**12)  # without the lock, else nobody could write
     later.join()
-    assert spin(here, 1_000, 10**12) == 0  # it was there before
-    spinner = Spinner(lambda timeout: pytest.fail("it polls"), lambda: os.read(here, 5), LIMIT, lambda: 0.0, fd=here)
-    os.write(there, 2 * DATA)
-    assert [spinner.wait(alone=True) for _ in range(3)] == [DATA] * 3  # the first of them without a spin
-    for descriptor in (here, there):
+    assert (outcome in (THERE_BEFORE, WORTH_IT), ready) == (True, [(here, select.POLLIN)])
+    assert spin((other, here), 1_000, 10**12) == (THERE_BEFORE, [(here, select.POLLIN)])
+    with pytest.raises(ValueError, match="at most 64 descriptors, got 65"):
+        spin((here,) * 65, 1, 1)
+    for descriptor in (here, there, other, another):
         os.close(descriptor)
+
+
+def test_what_comes_of_compiled_looks_is_learned() -> None:
+    outcomes = iter([THERE_BEFORE, WORTH_IT, IN_VAIN])
+    reads: list[None] = []
+    spinner = Spinner(
+        lambda timeout: pytest.fail("it polls"),
+        lambda: reads.append(None),
+        LIMIT,
+        lambda: 0.0,
+        look=lambda: next(outcomes),
+    )
+    for _ in range(4 + FIRST_PAUSE):  # the first is without a spin, and as many as a pause after the one in vain
+        spinner.wait(alone=True)
+    assert (list(outcomes), len(reads)) == ([], 4 + FIRST_PAUSE)
+    with pytest.raises(StopIteration):
+        spinner.wait(alone=True)
 
 
 @pytest.mark.parametrize("spin_us", [0, 60, 10_000_000])

@@ -232,15 +232,15 @@ static PyObject *encode_into(PyObject *module, PyObject *const *arguments, Py_ss
     return end;
 }
 
-/* ---- for _fast_path.c ---- */
+/* ---- for the fast paths ---- */
 
-static PyObject *api_decode(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, PyObject *limits,
-                            PyObject *atoms)
+static PyObject *api_decode(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, int version,
+                            PyObject *limits, PyObject *atoms)
 {
     if (use_limits(state, limits) < 0) return NULL;
     DecodeArguments given = {
         .data = data, .limits = limits, .atoms = atoms, .binaries = state->auto_binaries, .texts = 1, .structs = 1,
-        .offset = begin, .stop = stop, .version = 1, .whole = 1,
+        .offset = begin, .stop = stop, .version = version, .whole = 1,
     };
     Py_ssize_t end;
     return core_decode(state, &given, &end);

@@ -64,14 +64,16 @@ typedef struct {
 
 typedef struct State State;
 
-/* What _fast_path.c calls, through the capsule `_api` of the module: no argument of these is a Python call away. */
+/* What the fast paths call (_fast_path.h), through the capsule `_api` of the module: no argument of these is a Python call away. */
 typedef struct {
     State *state;
-    /* A whole term in data[begin:stop], whose atoms are added to the set. */
-    PyObject *(*decode)(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, PyObject *limits, PyObject *atoms);
+    /* The term that data[begin:stop] is, with a version byte or without, whose atoms are added to the set. */
+    PyObject *(*decode)(State *state, PyObject *data, Py_ssize_t begin, Py_ssize_t stop, int version, PyObject *limits,
+                        PyObject *atoms);
     /* Writes the term into the bytearray from `offset` on and returns where it ends, or -1; where atoms may be sent that
        are in one of the sets. */
-    Py_ssize_t (*encode)(State *state, PyObject *term, PyObject *atoms, PyObject *more_atoms, PyObject *target, Py_ssize_t offset);
+    Py_ssize_t (*encode)(State *state, PyObject *term, PyObject *atoms, PyObject *more_atoms, PyObject *target,
+                         Py_ssize_t offset);
 } CoreApi;
 #define CORE_API "erl_bridge.etf._core._api"
 

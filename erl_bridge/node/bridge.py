@@ -10,7 +10,7 @@ from threading import get_ident
 
 from .. import etf
 from ..dispatch import Calls, Client
-from ..errors import CallbackError, ResourceExhausted, SerializationError
+from ..errors import CallbackError, Overloaded, SerializationError
 from ..messages import Call, Failure, Reply
 from ..node_state.processes import KILLED
 from ..refusals import invalid
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..terms import Reference
     from ..wire.dist import Signal
     from ..wire.port import Message
+    from ._fast_path import FastPath
     from .connection import Connection
     from .node import Node
 
@@ -42,7 +43,6 @@ _IS_AUTH, _CALL, _ERPC, _EXECUTE_CALL, _EXECUTE_CAST, _MONITOR, _LINK, _TERMINAT
 )
 _ROOM_STEP = 0.5  # seconds between looks whether an event is still wanted
 _LINKED, _MONITORED = 1, 2
-_AT_ONCE = frozenset(("inline", "control"))  # how handlers run that answer at once
 
 
 # -- how answers go back -------------------------------------------------------------------------------------------
@@ -158,12 +158,10 @@ class NodeClient(Client):
         request.origin.tell(message, atoms)
 
     def make_room(self, work: Work) -> None:
-        """Wait while the node that the event goes to reads slowly or not at all, as long as the event is wanted."""
+        """Wait while the node that the event goes to reads nothing, as long as the event is wanted."""
         node = self.bridge.node
         connection = node.connection(work.request.origin.pid.node)
-        if connection is None or get_ident() == node.loop.thread:
-            return
-        while not connection.has_room and not work.finished:
+        while connection is not None and connection.is_full and not work.finished and get_ident() != node.loop.thread:
             connection.wait_for_room(_ROOM_STEP)
 
     def on_node(
@@ -224,6 +222,7 @@ class NodeBridge:
         self._sender = b""  # the same, as an external term
         self._clients: dict[Pid, NodeClient] = {}
         self._anybody = NodeClient(self, None)  # for what is answered at once
+        self._fast_path: FastPath | None = None
         dispatcher.add(self._anybody)
 
     @property
@@ -234,12 +233,31 @@ class NodeBridge:
 
     def begin(self) -> None:
         """Start the processes; the node knows what it is called."""
-        self.writer = Writer(VOCABULARY | {self.processes.node})
+        allowed = VOCABULARY | {self.processes.node}
+        self.writer = Writer(allowed)
+        self._fast_path = self._make_fast_path(allowed)
         self.node.serve_calls(ERL_BRIDGE, self._on_call)
         self._begin_bridge()
         self.node.serve(self.processes.spawn(NET_KERNEL), self._on_net_kernel)
         self.node.serve(self.processes.spawn(REX), self._on_rex)
         self.node.serve_spawn(self._on_spawn)
+
+    def _make_fast_path(self, allowed: frozenset[Atom]) -> FastPath | None:
+        """What answers calls in compiled code; None where there is none."""
+        if etf.backend != "compiled":
+            return None
+        try:
+            from ._fast_path import FastPath
+        except ImportError:  # there was no compiler
+            return None
+        return FastPath(
+            bridge=self,
+            client=self._anybody,
+            clients=self._clients,
+            handlers=self.dispatcher.at_once,
+            limits=self.node.limits,
+            atoms=allowed,
+        )
 
     def _begin_bridge(self) -> None:
         self._pid = self.processes.spawn(ERL_BRIDGE, self._on_kill)
@@ -264,6 +282,15 @@ class NodeBridge:
         self, connection: Connection, data: bytes, start: int, end: int, call: tuple[bytes, bytes, bytes]
     ) -> bool:
         """Begin the request of a call that was found; False for what is no term, of which :meth:`_read` tells."""
+        if self._fast_path is not None and not connection.is_full:
+            found = self._fast_path.answer(connection.node, data, start, end, *call, *connection.answers, self._sender)
+            if isinstance(found, bytes):
+                connection.add(found)
+                return True
+            if found is not None:
+                request, message = found if isinstance(found, tuple) else (found, None)
+                self._begin(request.origin, request, message)
+                return True
         atoms: set[Atom] = set()
         try:
             asked, stop = etf.decode_prefix(data, start, version=False, limits=self.node.limits, atoms=atoms)
@@ -332,17 +359,25 @@ class NodeBridge:
         request = port.parse(asked, atoms, origin)
         if isinstance(request, Failure):
             origin.tell(request, atoms)
-            return
-        client = self._clients.get(origin.pid) if self._clients else None
-        if client is None:
-            handler = self.dispatcher.handlers.get(request.request_type)
-            waits = handler is not None and handler.run not in _AT_ONCE
-            client = NodeClient(self, origin.pid) if waits else self._anybody
-        answer = client.handle(request)
+        else:
+            self._begin(origin, request)
+
+    def _begin(self, origin: Origin, request: Request, answer: Reply | Failure | None = None) -> None:
+        """Answer a request, now or later; with ``answer`` if that is there already."""
+        if answer is None:
+            client = self._client_of(origin, request)
+            answer = client.handle(request)
+            if answer is None and client.pid is not None:
+                self.settle(client)
         if answer is not None:
-            origin.tell(answer, atoms)
-        elif client.pid is not None:
-            self.settle(client)
+            origin.tell(answer, request.atoms)
+
+    def _client_of(self, origin: Origin, request: Request) -> NodeClient:
+        client = self._clients.get(origin.pid) if self._clients else None
+        if client is not None:
+            return client
+        waits = request.request_type in self.dispatcher.handlers and request.request_type not in self.dispatcher.at_once
+        return NodeClient(self, origin.pid) if waits else self._anybody
 
     def send(
         self, origin: Origin, alias: Reference | None, build: Callable[[Any], Any], message: Message, atoms: Set[Atom]
@@ -509,13 +544,7 @@ class NodeBridge:
 
 
 def _too_slow(message: Any, node: Atom) -> Failure:
-    """In the place of an answer. The work has been done, so it must not look like what was refused before it began."""
-    return Failure(
-        message.message_id,
-        ResourceExhausted(
-            f"{node} does not read its answers fast enough, so there is no room for this one (--max-queued)"
-        ),
-    )
+    return Failure(message.message_id, Overloaded(f"{node} does not read its answers fast enough"))
 
 
 def _whereis(bridge: NodeBridge, name: Any) -> Any:

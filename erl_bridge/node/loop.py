@@ -11,7 +11,14 @@ import select
 from collections import deque
 from threading import get_ident
 
-from ..transports.spinner import Spinner
+from ..transports.spinner import PREEMPTED, Spinner
+
+try:
+    from ..transports._spin import spin as compiled_spin
+except ImportError:  # there was no compiler
+    _HAS_SPIN = False
+else:
+    _HAS_SPIN = True
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +29,10 @@ if TYPE_CHECKING:
         """What can be waited for."""
 
         def on_ready(self, event: int) -> None: ...
+
+
+PREEMPTED_NS = round(PREEMPTED * 1e9)
+_MOST = 64  # descriptors that a spin looks at
 
 
 class Loop:
@@ -35,14 +46,15 @@ class Loop:
         self._calls: deque[Callable[[], object]] = deque()
         self._after: list[Callable[[], object]] = []
         self._running = True
-        self._poll = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._poll = select.poll()
         self._wakeup, self._waker = os.pipe()
         for end in (self._wakeup, self._waker):
             os.set_blocking(end, False)
         self._poll.register(self._wakeup, select.POLLIN)
+        self._inputs: tuple[int, ...] = (self._wakeup,)  # whose input somebody wants
         self._ready: list[tuple[int, int]] = []
-        fd = self._poll.fileno() if hasattr(self._poll, "fileno") else None
-        self._spinner = Spinner(self._look, self._take, spin, fd=fd)
+        self._spin_ns = round(spin * 1e9)
+        self._spinner = Spinner(self._look, self._take, spin, look=self._look_quickly if _HAS_SPIN else None)
 
     def run(self) -> None:
         """Serve, in this thread."""
@@ -66,6 +78,11 @@ class Loop:
         self._ready = self._poll.poll(timeout)
         return bool(self._ready)
 
+    def _look_quickly(self) -> int:
+        """Look for input, and for nothing else, as long as a spin lasts; what is ready is kept for :meth:`_take`."""
+        outcome, self._ready = compiled_spin(self._inputs[:_MOST], self._spin_ns, PREEMPTED_NS)
+        return outcome
+
     def _take(self) -> list[tuple[int, int]]:
         """What is ready, as soon as something is."""
         ready, self._ready = self._ready, []
@@ -87,14 +104,18 @@ class Loop:
 
     def watch(self, fd: int, source: Source, events: int) -> None:
         """In the thread of the loop: tell a source when one of the events happens on its descriptor."""
-        change = self._poll.modify if fd in self._sources else self._poll.register
-        change(fd, events)
         self._sources[fd] = source
+        self._poll.register(fd, events)
+        self._want(fd, bool(events & select.POLLIN))
 
     def forget(self, fd: int) -> None:
         """In the thread of the loop: watch a descriptor no more."""
         if self._sources.pop(fd, None) is not None:
             self._poll.unregister(fd)
+            self._want(fd, False)
+
+    def _want(self, fd: int, wanted: bool) -> None:
+        self._inputs = (*(other for other in self._inputs if other != fd), *((fd,) if wanted else ()))
 
     def _stop(self) -> None:
         self._running = False

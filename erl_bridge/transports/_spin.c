@@ -1,25 +1,48 @@
-/* The spin of _spin.h for a descriptor, which may be one of epoll; see spinner.py. */
+/* The spin of _spin.h for some descriptors; see spinner.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "_spin.h"
 
+enum { MOST = 64 }; /* descriptors */
+
+static PyObject *ready_of(const struct pollfd *in, Py_ssize_t count)
+{
+    PyObject *ready = PyList_New(0);
+    for (Py_ssize_t i = 0; ready && i < count; i++) {
+        if (!in[i].revents) continue;
+        PyObject *one = Py_BuildValue("(ii)", in[i].fd, in[i].revents);
+        if (!one || PyList_Append(ready, one) < 0) Py_CLEAR(ready);
+        Py_XDECREF(one);
+    }
+    return ready;
+}
+
 static PyObject *spin_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    int fd, outcome;
+    PyObject *fds;
     long long limit, preempted;
-    if (!PyArg_ParseTuple(arguments, "iLL", &fd, &limit, &preempted)) return NULL;
+    struct pollfd in[MOST];
+    if (!PyArg_ParseTuple(arguments, "O!LL", &PyTuple_Type, &fds, &limit, &preempted)) return NULL;
+    const Py_ssize_t count = PyTuple_GET_SIZE(fds);
+    if (count > MOST) return PyErr_Format(PyExc_ValueError, "spin() takes at most %d descriptors, got %zd", MOST, count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        in[i] = (struct pollfd){.fd = (int)PyLong_AsLong(PyTuple_GET_ITEM(fds, i)), .events = POLLIN};
+    }
+    if (PyErr_Occurred()) return NULL;
+    int outcome;
     Py_BEGIN_ALLOW_THREADS
-    outcome = spin(fd, limit, preempted);
+    outcome = spin(in, (nfds_t)count, limit, preempted);
     Py_END_ALLOW_THREADS
-    return PyLong_FromLong(outcome);
+    return Py_BuildValue("(iN)", outcome, outcome == SPIN_IN_VAIN ? PyList_New(0) : ready_of(in, count));
 }
 
 static PyMethodDef methods[] = {
     {"spin", spin_for, METH_VARARGS,
-     "spin(fd, limit_ns, preempted_ns, /)\n--\n\n"
-     "What came of looking for input: 0 it was there, 1 nothing, 2 it came, 3 it came to a process that was preempted."},
+     "spin(fds, limit_ns, preempted_ns, /)\n--\n\n"
+     "What came of looking for input (0 it was there, 1 none, 2 it came, 3 it came to a process that was preempted), and\n"
+     "the descriptors that have some, with their events as poll() gives them."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,19 +17,13 @@ static inline long long now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-static inline int has_input(int fd)
-{
-    struct pollfd in = {.fd = fd, .events = POLLIN};
-    return poll(&in, 1, 0) > 0;
-}
-
 /* For `limit` nanoseconds. A look that takes `preempted` or longer was kept from the processor. */
-static inline int spin(int fd, long long limit, long long preempted)
+static inline int spin(struct pollfd *in, nfds_t count, long long limit, long long preempted)
 {
     long long now = now_ns(), until = now + limit;
-    if (has_input(fd)) return SPIN_THERE_BEFORE;
+    if (poll(in, count, 0) > 0) return SPIN_THERE_BEFORE;
     for (now = now_ns(); now < until;) {
-        int ready = has_input(fd);
+        int ready = poll(in, count, 0) > 0;
         long long before = now;
         now = now_ns();
         if (ready) return now - before < preempted ? SPIN_WORTH_IT : SPIN_PREEMPTED;

@@ -22,6 +22,7 @@ SPIN_US = 60
 SOON = 4  # a wait was short when it took at most so many times the limit: being woken is part of it
 PREEMPTED = 20e-6  # seconds; a poll that takes longer was kept from the processor
 FIRST_PAUSE, LONGEST_PAUSE = 32, 1024  # waits
+THERE_BEFORE, IN_VAIN, WORTH_IT = range(3)  # what comes of a spin, as in _spin.h; anything else is as if preempted
 
 
 class Habit:
@@ -64,8 +65,8 @@ class Habit:
 class Spinner:
     """Reads, at first without sleeping for at most ``limit`` seconds; 0 is for sleeping at once.
 
-    ``poll(0)`` says whether there is something to read, ``read()`` waits for it; ``clock()`` is in seconds. With
-    ``fd``, a descriptor that can be read whenever there is something, compiled code polls that.
+    ``poll(0)`` says whether there is something to read, ``read()`` waits for it; ``clock()`` is in seconds. ``look``,
+    where it is given, does all the polls of a spin: what came of them is as in ``_spin.h``.
 
     >>> Spinner(lambda timeout: [(3, 1)], lambda: b"bytes", 0.0).wait(alone=True)
     b'bytes'
@@ -77,13 +78,13 @@ class Spinner:
         read: Callable[[], Any],
         limit: float,
         clock: Callable[[], float] = time.perf_counter,
-        fd: int | None = None,
+        look: Callable[[], int] | None = None,
     ) -> None:
         self._poll = poll
         self._read = read
         self.habit = Habit(limit)
         self._clock = clock
-        self._compiled = None if fd is None else _compiled(fd, limit)
+        self._look = look
 
     def wait(self, alone: bool) -> Any:
         """What is read, as soon as something can be.
@@ -101,11 +102,11 @@ class Spinner:
 
     def _spin(self, begin: float) -> bool:
         """Whether something came within the limit."""
-        if self._compiled is not None:
-            outcome = self._compiled()
-            if outcome != _THERE_BEFORE:
-                self.habit.learn(outcome == _WORTH_IT)
-            return outcome != _IN_VAIN
+        if self._look is not None:
+            outcome = self._look()
+            if outcome != THERE_BEFORE:
+                self.habit.learn(outcome == WORTH_IT)
+            return outcome != IN_VAIN
         if self._poll(0):
             return True  # it was there already, which says nothing about spinning
         now = self._clock()
@@ -118,15 +119,3 @@ class Spinner:
                 return True
         self.habit.learn(worth_it=False)
         return False
-
-
-_THERE_BEFORE, _IN_VAIN, _WORTH_IT = range(3)  # as in _spin.h
-
-
-def _compiled(fd: int, limit: float) -> Callable[[], int] | None:
-    try:
-        from ._spin import spin
-    except ImportError:  # there was no compiler
-        return None
-    limit_ns, preempted_ns = round(limit * 1e9), round(PREEMPTED * 1e9)
-    return lambda: spin(fd, limit_ns, preempted_ns)

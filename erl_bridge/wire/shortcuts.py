@@ -61,28 +61,27 @@ class Shortcuts:
         tag = b"(%b(%b))" % (quote(b"l\0\0\0\1" + ALIAS.external), references)
         call = b"(?:(....)%b%b%b(%b)%b)?" % (quote(BEGINNING + bytes((SEND,))), pid, target, pid, tag)
         self.find = re.compile(watches(DEMONITOR) + watches(MONITOR) + call, re.DOTALL).match
-        self._answer = _answer_head(flags)
+        self.answers = _answer_head(flags)
 
     def answer_head(self, sender: bytes, caller: bytes, tag: bytes, alias: bytes) -> bytes:
         """The answer to a call up to what is answered: a control term, and the beginning of ``{tag, answer}``."""
-        head, to_alias = self._answer
-        return b"%b%b%bh\2%b" % (head, sender, alias if to_alias else caller, tag)
+        head, to_alias = self.answers
+        return b"%c%b%b%bh\2%b" % (VERSION, head, sender, alias if to_alias else caller, tag)
 
 
 _NUMBERS_OF_PID = 12  # bytes
 
 
 def _answer_head(flags: int) -> tuple[bytes, bool]:
-    """What is before the sender in the control term of an answer, and whether that goes to an alias.
+    """What is before the sender in the control term of an answer, no version byte, and whether that goes to an alias.
 
     The operations are those of :func:`erl_bridge.wire.dist.control` for ``send_alias``.
     """
-    version = bytes((VERSION,))
     if flags & capabilities.ALTACT_SIG:
-        return version + b"h\4a\x25a\4", True
+        return b"h\4a\x25a\4", True
     if flags & capabilities.ALIAS:
-        return version + b"h\3a\x21", True
-    return version + b"h\3a\x16", False
+        return b"h\3a\x21", True
+    return b"h\3a\x16", False
 
 
 def watch_of(watched: bytes) -> tuple[Pid, Any, Reference]:

@@ -129,7 +129,7 @@ defmodule ErlBridge.Bridge do
   end
 
   defp pool(bridge) do
-    {:ok, %Route{pool: pool}} = Route.lookup(bridge)
+    [{pool, _route}] = Registry.lookup(ErlBridge.Registry, bridge)
     pool
   end
 end

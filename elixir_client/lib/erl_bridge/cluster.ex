@@ -41,7 +41,7 @@ defmodule ErlBridge.Cluster do
 
   use Supervisor
 
-  alias ErlBridge.Cluster.{Choice, Connector, Door, Members, Pulse}
+  alias ErlBridge.Cluster.{Choice, Door, Members}
   alias ErlBridge.{Bridge, Error, Options, Route}
 
   @doc """
@@ -117,9 +117,7 @@ defmodule ErlBridge.Cluster do
         [
           %{id: :pg, start: {:pg, :start_link, [scope]}},
           {DynamicSupervisor, name: peers, strategy: :one_for_one},
-          {Members, {home, options}},
-          {Connector, Map.take(options, [:nodes, :reconnect])},
-          {Pulse, options.python_nodes}
+          {Members, {home, options}}
         ] ++ doors(scope, options)
 
     Supervisor.init(children, strategy: :one_for_all)

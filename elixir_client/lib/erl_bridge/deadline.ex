@@ -15,8 +15,7 @@ defmodule ErlBridge.Deadline do
 
   @type t :: integer | :infinity
 
-  # An atom, which a process's dictionary finds sooner than a tuple.
-  @key __MODULE__
+  @key {__MODULE__, :inherited}
 
   @doc "The deadline `timeout` ms from now, or the one that this process inherited, whichever is earlier."
   @spec after_timeout(timeout) :: t
@@ -43,7 +42,5 @@ defmodule ErlBridge.Deadline do
   defp own(:infinity), do: :infinity
   defp own(timeout), do: now() + timeout
 
-  # Not through `System`: each module that a request comes through is one more that is read from
-  # afar, for while Python works the processor forgets the code of the BEAM.
-  defp now, do: :erlang.monotonic_time(:millisecond)
+  defp now, do: System.monotonic_time(:millisecond)
 end

@@ -21,7 +21,6 @@ defmodule ErlBridge.Pool do
     OsProcess,
     Protocol,
     Route,
-    Routes,
     Telemetry,
     Worker
   }
@@ -176,7 +175,7 @@ defmodule ErlBridge.Pool do
       cache: if(options.cache, do: Bridge.cache(bridge))
     }
 
-    :ok = Routes.publish(bridge, route)
+    {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route)
 
     state = %__MODULE__{
       bridge: bridge,
@@ -648,7 +647,7 @@ defmodule ErlBridge.Pool do
           state.slots |> Enum.sort() |> Enum.map(&Slot.route(elem(&1, 1))) |> List.to_tuple()
     }
 
-    :ok = Routes.update(state.bridge, route)
+    {_new, _old} = Registry.update_value(ErlBridge.Registry, state.bridge, fn _old -> route end)
     %{state | route: route}
   end
 

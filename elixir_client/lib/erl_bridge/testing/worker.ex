@@ -14,7 +14,6 @@ defmodule ErlBridge.Testing.Worker do
     Options,
     Protocol,
     Route,
-    Routes,
     Vocabulary
   }
 
@@ -43,7 +42,7 @@ defmodule ErlBridge.Testing.Worker do
     Process.flag(:trap_exit, true)
     Vocabulary.atoms()
     load = Load.new()
-    :ok = Routes.publish(bridge, route(bridge, load))
+    {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route(bridge, load))
     {:ok, %__MODULE__{handlers: handlers, load: load}}
   end
 
