@@ -38,6 +38,11 @@ def echo_inline(payload: Any, context: Context) -> Any:
     return payload
 
 
+@app.handler("large_inline", run="inline")
+def large_inline(payload: Any, context: Context) -> Any:
+    return b"\xff" * payload[Atom("bytes")]
+
+
 @app.handler("busy_inline", run="inline")
 def busy_inline(payload: Any, context: Context) -> Any:
     """Keep the thread that reads at work, which gives the interpreter lock away now and then."""

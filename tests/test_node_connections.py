@@ -367,6 +367,68 @@ def test_a_request_that_cannot_be_read_is_answered_and_the_connection_stays(star
     peer.close()
 
 
+# Of a node that is sent messages in one frame, however large.
+WHOLE = capabilities.OURS & ~capabilities.DIGEST & ~capabilities.FLAGS["FRAGMENTS"]
+
+
+def ask(peer: Peer, id_: int, request_type: str, **payload: Any) -> None:
+    """A request as a plain message, so that its events come too."""
+    asked = {
+        a("message_id"): id_,
+        a("request_type"): a(request_type),
+        a("payload"): {a(key): value for key, value in payload.items()},
+    }
+    peer.send((6, peer.pid, a(""), a("erl_bridge")), asked)
+
+
+def told(peer: Peer) -> Any:
+    """The next message that came of a request."""
+    while (signal := peer.signal()).kind != "send":
+        pass
+    return signal.payload()
+
+
+def test_a_stream_that_is_faster_than_its_reader_leaves_room_for_answers(start: Start) -> None:
+    _, name, port = listening(start)
+    peer, other = Peer(port, name, WHOLE), Peer(port, name)
+    ask(peer, 1, "flood")
+    assert told(peer)[1] == 1
+    for _ in range(1000):  # meanwhile the first one reads nothing
+        other.ping()
+    ask(peer, 2, "ping", n=1)
+    ask(peer, 3, "cancel", message_id=1)
+    results: dict[int, Any] = {}
+    events = 0
+    while len(results) < 3:
+        events += 2 not in results
+        _, message_id, (kind, value) = told(peer)
+        if kind is not a("event"):
+            results[message_id] = value
+    assert results[2] == {a("n"): 1}
+    assert events < 200  # of 100 kB: what there is room for on the way, and no more
+    assert results[3] == {a("cancelled"): True}
+    assert results[1][a("error_type")] is a("cancelled")
+    peer.close()
+    other.close()
+
+
+def test_an_answer_for_which_there_is_no_room_is_an_error_of_work_that_was_done(start: Start) -> None:
+    _, name, port = listening(start, "--max-queued", "1000000")
+    peer = Peer(port, name, WHOLE)
+    count = 100
+    for message_id in range(count):
+        ask(peer, message_id, "large_inline", bytes=500_000)
+    answers = [told(peer) for _ in range(count)]
+    assert sorted(message_id for _, message_id, _ in answers) == list(range(count))
+    errors = [result[1] for _, _, result in answers if result[0] is a("error")]
+    assert errors
+    assert {(error[a("error_type")], error[a("recovery_strategy")]) for error in errors} == {
+        (a("resource_exhausted"), a("restart_process"))
+    }
+    assert peer.ping() == (a("ok"), {"n": 1})
+    peer.close()
+
+
 @pytest.mark.parametrize("without", ["FRAGMENTS", "ALTACT_SIG", "ALIAS", "SEND_SENDER", "EXIT_PAYLOAD", "UNLINK_ID"])
 def test_a_node_that_can_do_less_is_answered_as_it_can(start: Start, without: str) -> None:
     flags = capabilities.OURS & ~capabilities.DIGEST & ~capabilities.FLAGS[without]

@@ -656,9 +656,9 @@ defmodule ErlBridge do
   end
 
   defp recovered(route, bridge, request_type, payload, options) do
-    timeout = Map.get(options, :timeout, route.timeout)
+    timeout = timeout(options, route)
     deadline = Deadline.after_timeout(timeout)
-    options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+    options = options |> Map.put(:timeout, timeout) |> Map.put(:deadline, deadline)
 
     # What a failure needs is put together only then: most requests succeed.
     case attempt({:ok, route}, bridge, route.breaker, request_type, payload, options) do
@@ -678,6 +678,9 @@ defmodule ErlBridge do
         Recovery.after_failure(error, again, recovery)
     end
   end
+
+  defp timeout(%{timeout: timeout}, _route), do: timeout
+  defp timeout(_options, route), do: route.timeout
 
   defp recovery(route, bridge, request_type, payload, options) do
     about = %{bridge: bridge, request_type: request_type}

@@ -10,7 +10,7 @@ from threading import get_ident
 
 from .. import etf
 from ..dispatch import Calls, Client
-from ..errors import CallbackError, Overloaded, SerializationError
+from ..errors import CallbackError, ResourceExhausted, SerializationError
 from ..messages import Call, Failure, Reply
 from ..node_state.processes import KILLED
 from ..refusals import invalid
@@ -158,10 +158,12 @@ class NodeClient(Client):
         request.origin.tell(message, atoms)
 
     def make_room(self, work: Work) -> None:
-        """Wait while the node that the event goes to reads nothing, as long as the event is wanted."""
+        """Wait while the node that the event goes to reads slowly or not at all, as long as the event is wanted."""
         node = self.bridge.node
         connection = node.connection(work.request.origin.pid.node)
-        while connection is not None and connection.is_full and not work.finished and get_ident() != node.loop.thread:
+        if connection is None or get_ident() == node.loop.thread:
+            return
+        while not connection.has_room and not work.finished:
             connection.wait_for_room(_ROOM_STEP)
 
     def on_node(
@@ -544,7 +546,13 @@ class NodeBridge:
 
 
 def _too_slow(message: Any, node: Atom) -> Failure:
-    return Failure(message.message_id, Overloaded(f"{node} does not read its answers fast enough"))
+    """In the place of an answer. The work has been done, so it must not look like what was refused before it began."""
+    return Failure(
+        message.message_id,
+        ResourceExhausted(
+            f"{node} does not read its answers fast enough, so there is no room for this one (--max-queued)"
+        ),
+    )
 
 
 def _whereis(bridge: NodeBridge, name: Any) -> Any:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 READ_SIZE, LARGE_READ = 64 * 1024, 1024 * 1024  # bytes; the second while a large message comes in
 SMALL = 64 * 1024  # bytes of answers that are not held back for more
 _AT_ONCE = 8 * 1024 * 1024  # bytes written before others get their turn
+_MOST_EVENTS = 1024 * 1024  # bytes that may wait to go before another event does
 _MAX_PARTS = 64  # in one call to the system
 _OVERHEAD = 64 * 1024  # bytes of a frame that are not its message
 LARGE = 32 * 1024 * 1024  # bytes of a message whose memory is given back
@@ -114,7 +115,9 @@ class Connection:
     monitors that process by its name is in :attr:`watchers`, as bytes.
 
     ``max_message`` is the size of the largest message that is read; ``max_queued`` are the bytes that may wait to go:
-    beyond them nothing more is read, and :attr:`is_full` tells who asks.
+    beyond them nothing more is read, and :attr:`is_full` tells who asks. Events wait much earlier
+    (:meth:`wait_for_room`): a stream that is faster than its reader must leave room for what answers others, and for
+    the cancel that ends it.
     """
 
     def __init__(
@@ -151,6 +154,7 @@ class Connection:
         self._on_signal = on_signal
         self._on_end = on_end
         self._max_queued = max_queued
+        self._most_events = min(max_queued, _MOST_EVENTS)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0  # for room, in other threads
@@ -299,12 +303,17 @@ class Connection:
         """True while so much waits to go that nothing should be added but what must."""
         return self._queued > self._max_queued
 
-    def wait_for_room(self, seconds: float) -> bool:
-        """Wait until the queue is not full any more, or the connection has ended; False after so many seconds."""
+    @property
+    def has_room(self) -> bool:
+        """False while so much waits to go that an event is to wait too."""
+        return self.closed or self._queued <= self._most_events
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until there is room for an event, or the connection has ended, but no longer than so many seconds."""
         with self._lock:
             self._waiting += 1
             try:
-                return self._changed.wait_for(lambda: self.closed or not self.is_full, seconds)
+                self._changed.wait_for(lambda: self.has_room, seconds)
             finally:
                 self._waiting -= 1
 
@@ -412,7 +421,7 @@ class Connection:
             return
         if at_once:
             self._has_written = True
-        if self._waiting and not self.is_full:
+        if self._waiting and self.has_room:
             self._changed.notify_all()
         if bool(queue) != bool(self._events & POLLOUT):
             self._in_loop(self._watch)

@@ -129,7 +129,7 @@ defmodule ErlBridge.Bridge do
   end
 
   defp pool(bridge) do
-    [{pool, _route}] = Registry.lookup(ErlBridge.Registry, bridge)
+    {:ok, %Route{pool: pool}} = Route.lookup(bridge)
     pool
   end
 end

@@ -107,8 +107,8 @@ defmodule ErlBridge.CircuitBreaker do
   The error is `:circuit_open`, with the milliseconds after which it is worth trying again.
   """
   @spec ask(handle) :: :ok | {:error, Error.t()}
-  def ask(%__MODULE__{} = handle) do
-    case state(handle) do
+  def ask(%__MODULE__{published: published} = handle) do
+    case elem(@names, :atomics.get(published, @state)) do
       :closed -> :ok
       name -> ask_again(handle, name, :atomics.get(handle.published, @ask_from) - now())
     end

@@ -41,7 +41,7 @@ defmodule ErlBridge.Cluster do
 
   use Supervisor
 
-  alias ErlBridge.Cluster.{Choice, Door, Members}
+  alias ErlBridge.Cluster.{Choice, Connector, Door, Members, Pulse}
   alias ErlBridge.{Bridge, Error, Options, Route}
 
   @doc """
@@ -117,7 +117,9 @@ defmodule ErlBridge.Cluster do
         [
           %{id: :pg, start: {:pg, :start_link, [scope]}},
           {DynamicSupervisor, name: peers, strategy: :one_for_one},
-          {Members, {home, options}}
+          {Members, {home, options}},
+          {Connector, Map.take(options, [:nodes, :reconnect])},
+          {Pulse, options.python_nodes}
         ] ++ doors(scope, options)
 
     Supervisor.init(children, strategy: :one_for_all)

@@ -15,7 +15,8 @@ defmodule ErlBridge.Deadline do
 
   @type t :: integer | :infinity
 
-  @key {__MODULE__, :inherited}
+  # An atom, which a process's dictionary finds sooner than a tuple.
+  @key __MODULE__
 
   @doc "The deadline `timeout` ms from now, or the one that this process inherited, whichever is earlier."
   @spec after_timeout(timeout) :: t
@@ -42,5 +43,7 @@ defmodule ErlBridge.Deadline do
   defp own(:infinity), do: :infinity
   defp own(timeout), do: now() + timeout
 
-  defp now, do: System.monotonic_time(:millisecond)
+  # Not through `System`: each module that a request comes through is one more that is read from
+  # afar, for while Python works the processor forgets the code of the BEAM.
+  defp now, do: :erlang.monotonic_time(:millisecond)
 end

@@ -84,9 +84,14 @@ defmodule ErlBridge.Inflight do
   @doc "The final reply has come: gives the request back (`nil` if it is unknown), and the tasks that still run for it."
   @spec finish(t, Protocol.id()) :: {request | unawaited | nil, [pid], t}
   def finish(%__MODULE__{} = inflight, id) do
-    {request, requests} = Map.pop(inflight.requests, id)
-    {tasks, inflight} = drop_tasks(inflight, id)
-    {request, tasks, %{inflight | requests: requests}}
+    case inflight.requests do
+      %{^id => request} = requests ->
+        {tasks, inflight} = drop_tasks(inflight, id)
+        {request, tasks, %{inflight | requests: Map.delete(requests, id)}}
+
+      _unknown ->
+        {nil, [], inflight}
+    end
   end
 
   @doc "The caller went away or gave up: the reply still to come is nobody's. Gives what `finish/2` gives."

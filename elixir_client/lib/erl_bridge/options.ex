@@ -668,6 +668,12 @@ defmodule ErlBridge.Options do
                doc:
                  "the name of this node's bridge, which all nodes use; without it this node only uses others"
              ],
+             nodes: [
+               type: :atoms,
+               default: [],
+               doc:
+                 "the nodes of Elixir to connect to, and again whenever the connection is lost: `[:\"app@10.0.0.5\"]`; this one may be among them"
+             ],
              python_nodes: [
                type: :atoms,
                default: [],
@@ -694,7 +700,7 @@ defmodule ErlBridge.Options do
                type: {:bounds, 1..@day},
                default: [min: 500, max: 30_000],
                doc:
-                 "the pause before a Python node that is away is tried again, in milliseconds: `:min`, then twice that, up to `:max`"
+                 "the pause before a node that is away is tried again, in milliseconds: `:min`, then twice that, up to `:max`"
              ],
              max_in_flight: [
                type: :pos_integer,

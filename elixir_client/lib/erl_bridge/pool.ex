@@ -21,6 +21,7 @@ defmodule ErlBridge.Pool do
     OsProcess,
     Protocol,
     Route,
+    Routes,
     Telemetry,
     Worker
   }
@@ -175,7 +176,7 @@ defmodule ErlBridge.Pool do
       cache: if(options.cache, do: Bridge.cache(bridge))
     }
 
-    {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route)
+    :ok = Routes.publish(bridge, route)
 
     state = %__MODULE__{
       bridge: bridge,
@@ -647,7 +648,7 @@ defmodule ErlBridge.Pool do
           state.slots |> Enum.sort() |> Enum.map(&Slot.route(elem(&1, 1))) |> List.to_tuple()
     }
 
-    {_new, _old} = Registry.update_value(ErlBridge.Registry, state.bridge, fn _old -> route end)
+    :ok = Routes.update(state.bridge, route)
     %{state | route: route}
   end
 

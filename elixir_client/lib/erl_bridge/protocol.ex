@@ -107,7 +107,7 @@ defmodule ErlBridge.Protocol do
     pairs
   end
 
-  defp now, do: System.os_time(:millisecond)
+  defp now, do: :os.system_time(:millisecond)
 
   defp pairs(map) do
     [<<@version, @map, count::32, pairs::binary>> | rest] = :erlang.term_to_iovec(map)

@@ -104,7 +104,7 @@ defmodule ErlBridge.Request do
   defp trace(options) do
     given = given_metadata(options)
 
-    case TraceContext.inject(given, options[:trace]) do
+    case TraceContext.inject(given, given_trace(options)) do
       ^given -> options
       metadata -> Map.put(options, :metadata, metadata)
     end
@@ -235,6 +235,8 @@ defmodule ErlBridge.Request do
   defp received(request, frame),
     do: %{request | span: Span.received(request.span, frame)}
 
+  defp done(nil, result), do: {:done, result}
+
   defp done(span, result) do
     Span.stop(span, result)
     {:done, result}
@@ -274,7 +276,7 @@ defmodule ErlBridge.Request do
          options: options,
          timeout: timeout,
          deadline: deadline,
-         span: Span.encoded(span, bytes)
+         span: span && Span.encoded(span, bytes)
        }}
     end
   end
@@ -353,6 +355,9 @@ defmodule ErlBridge.Request do
   defp metadata(options, left),
     do: Map.put(given_metadata(options), :timeout_ms, max(left, 1))
 
+  defp given_trace(%{trace: trace}), do: trace
+  defp given_trace(_options), do: nil
+
   defp given_metadata(%{metadata: metadata}), do: metadata
   defp given_metadata(_options), do: %{}
 
@@ -363,7 +368,7 @@ defmodule ErlBridge.Request do
       Worker.request(reply_to, self())
       | bytes: bytes,
         events?: is_map_key(request.options, :on_event),
-        callbacks: Map.get(request.options, :callbacks, %{}),
+        callbacks: callbacks(request.options),
         deadline: request.deadline,
         wanted: session(request.options)
     }
@@ -375,9 +380,12 @@ defmodule ErlBridge.Request do
       request
       | worker: worker,
         reply_to: reply_to,
-        span: Span.sent(request.span, worker, request.route)
+        span: request.span && Span.sent(request.span, worker, request.route)
     }
   end
+
+  defp callbacks(%{callbacks: callbacks}), do: callbacks
+  defp callbacks(_options), do: %{}
 
   # Names
 

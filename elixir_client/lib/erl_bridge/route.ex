@@ -2,7 +2,7 @@ defmodule ErlBridge.Route do
   @moduledoc """
   What a caller must know of a bridge to send it a request, and the way to a worker with room.
 
-  A bridge's pool publishes its route in a registry that every caller reads itself, so that a
+  A bridge's pool publishes its route where every caller reads it (`ErlBridge.Routes`), so that a
   request goes straight to its worker. The pool is asked only where no worker has room; then the
   caller waits in its queue.
 
@@ -11,7 +11,7 @@ defmodule ErlBridge.Route do
   """
 
   alias ErlBridge.Cluster.Choice
-  alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, Pool}
+  alias ErlBridge.{CircuitBreaker, Deadline, Error, Load, Pool, Routes}
   alias ErlBridge.Recovery.{Budget, Policy}
 
   @fields [
@@ -62,13 +62,16 @@ defmodule ErlBridge.Route do
   @doc "The route of a running bridge."
   @spec lookup(GenServer.server()) :: {:ok, t} | {:error, Error.t()}
   def lookup(bridge) do
-    with supervisor when is_pid(supervisor) <- GenServer.whereis(bridge),
-         [{_pool, route}] <- Registry.lookup(ErlBridge.Registry, supervisor) do
+    with supervisor when is_pid(supervisor) <- supervisor(bridge),
+         %__MODULE__{} = route <- Routes.lookup(supervisor) do
       {:ok, route}
     else
       _not_there -> {:error, Error.not_running(bridge)}
     end
   end
+
+  defp supervisor(bridge) when is_pid(bridge), do: bridge
+  defp supervisor(bridge), do: GenServer.whereis(bridge)
 
   @doc """
   Takes room for a request on a worker: on the least loaded one, or the session's. Waits for it in

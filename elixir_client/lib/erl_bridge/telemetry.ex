@@ -96,14 +96,14 @@ defmodule ErlBridge.Telemetry do
   @doc "Whether a handler is attached to any of these events."
   @spec any_enabled?([event]) :: boolean
   def any_enabled?(events) do
-    {_executor, {module, function}} = backend()
-    listened?(events, module, function)
+    case backend() do
+      {Handlers, _list} ->
+        Handlers.any?() and Enum.any?(events, &(Handlers.list_for_event(&1) != []))
+
+      {_telemetry, {module, function}} ->
+        Enum.any?(events, &(apply(module, function, [&1]) != []))
+    end
   end
-
-  defp listened?([], _module, _function), do: false
-
-  defp listened?([event | events], module, function),
-    do: apply(module, function, [event]) != [] or listened?(events, module, function)
 
   @doc "The names of all events."
   @spec events() :: [event]

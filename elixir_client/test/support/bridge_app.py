@@ -1,5 +1,6 @@
 """The handlers that the live tests of the Elixir client call."""
 
+import gc
 import logging
 import os
 import queue
@@ -51,6 +52,20 @@ def hold(payload, context):
     return wait(payload, context) if os.getpid() == payload["os_pid"] else os.getpid()
 
 
+@app.handler("flood")
+def flood(payload, context):
+    """Send a thousand events a second until stopped, and tell "stopped" of it."""
+    context.progress(waiting=True)
+    try:
+        while True:
+            context.check()
+            context.stream(text="x" * 20_000)
+            time.sleep(0.001)
+    except Stopped:
+        stopped.put(context.metadata["label"])
+        raise
+
+
 @app.handler("stopped")
 def next_stopped(payload, context):
     return stopped.get(timeout=60)
@@ -78,6 +93,14 @@ def fail(payload, context):
 def print_lines(payload, context):
     print(payload["stdout"])
     print(payload["stderr"], file=sys.stderr, flush=True)
+
+
+@app.handler("held_for_others", run="inline")
+def held_for_others(payload, context):
+    """How many objects there are here for other nodes: their connections, their processes, and calls to these."""
+    gc.collect()
+    names = [type(one).__name__ for one in gc.get_objects()]
+    return {name: names.count(name) for name in ("Connection", "NodeClient", "Work", "_Attempt", "_Call")}
 
 
 @app.handler("threads")

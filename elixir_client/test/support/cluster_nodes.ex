@@ -15,9 +15,13 @@ defmodule ErlBridge.ClusterNodes do
   @bridge ErlBridge.ClusterNodes.Bridge
   @cookie "cookie-of-the-tests"
   @wait 30_000
+  @here %{address: "127.0.0.1", command: []}
 
   # Ends the program when the port is closed, also where this BEAM is killed.
   @script ~S|"$@" & program=$!; echo "pid $program"; cat >/dev/null; kill -9 $program 2>/dev/null|
+
+  @typedoc "Where a node is: the address it is named by, and what a command that is to run there begins with."
+  @type host :: %{:address => String.t(), :command => [String.t()], optional(atom) => term}
 
   @typedoc "A BEAM: how it is told what to do, its name, and its OS process."
   @type beam :: %{control: pid, name: node, os_pid: pos_integer}
@@ -32,29 +36,49 @@ defmodule ErlBridge.ClusterNodes do
 
   ## Starting
 
-  @doc "Starts an EPMD on a port of its own, and gives that."
-  @spec start_epmd!() :: :inet.port_number()
-  def start_epmd! do
+  @doc "Starts an EPMD on each of these hosts, on a port of its own, and gives that."
+  @spec start_epmd!([host]) :: :inet.port_number()
+  def start_epmd!(hosts \\ [@here]) do
     {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
     {:ok, port} = :inet.port(socket)
     :ok = :gen_tcp.close(socket)
-    run!([epmd(), "-port", to_string(port), "-address", "127.0.0.1"], [])
-    await(fn -> listening?(port) end)
+
+    for host <- hosts do
+      command = host.command ++ [epmd(), "-port", to_string(port)]
+      run!(command ++ ["-address", host.address], [])
+      await(fn -> listening?(command ++ ["-names"]) end)
+    end
+
     port
   end
 
-  @doc "Starts a BEAM with this library. It ends with the calling process."
-  @spec start_beam!(:inet.port_number()) :: beam
-  def start_beam!(epmd) do
+  @doc "Starts a BEAM with this library, told more on its command line. It ends with the calling process."
+  @spec start_beam!(:inet.port_number(), host, [String.t()]) :: beam
+  def start_beam!(epmd, host \\ @here, more \\ []) do
+    [program | before] = host.command ++ [Path.join([:code.root_dir(), "bin", "erl"])]
+    {:ok, address} = host.address |> String.to_charlist() |> :inet.parse_address()
+    listens = inspect(address)
+
+    own = [
+      "-setcookie",
+      @cookie,
+      "-start_epmd",
+      "false",
+      "-kernel",
+      "inet_dist_use_interface",
+      listens
+    ]
+
     {:ok, control, name} =
       :peer.start_link(%{
         name: String.to_charlist(unique("ex")),
-        host: ~c"127.0.0.1",
+        host: String.to_charlist(host.address),
         longnames: true,
         connection: :standard_io,
+        exec: {String.to_charlist(System.find_executable(program)), charlists(before)},
         wait_boot: @wait,
         args:
-          [~c"-setcookie", String.to_charlist(@cookie), ~c"-start_epmd", ~c"false"] ++
+          charlists(own ++ more) ++
             Enum.flat_map(:code.get_path(), &[~c"-pa", &1]),
         env: environment(epmd)
       })
@@ -66,8 +90,8 @@ defmodule ErlBridge.ClusterNodes do
   end
 
   @doc "Starts a node that is Python, and gives its OS process. It ends with the calling process."
-  @spec start_python!(:inet.port_number(), node, [String.t()]) :: pos_integer
-  def start_python!(epmd, name, more \\ []) do
+  @spec start_python!(:inet.port_number(), node, [String.t()], host) :: pos_integer
+  def start_python!(epmd, name, more \\ [], host \\ @here) do
     cookie =
       Path.join(System.tmp_dir!(), "erl_bridge-cookie-#{System.unique_integer([:positive])}")
 
@@ -77,7 +101,8 @@ defmodule ErlBridge.ClusterNodes do
 
     port =
       run!(
-        [Command.launcher() | arguments ++ ["--app", "bridge_app:app", "--no-dspy"]],
+        host.command ++
+          [Command.launcher() | arguments ++ ["--app", "bridge_app:app", "--no-dspy"]],
         environment(epmd)
       )
 
@@ -88,8 +113,8 @@ defmodule ErlBridge.ClusterNodes do
   end
 
   @doc "A name that no other node has."
-  @spec python_name() :: node
-  def python_name, do: :"#{unique("py")}@127.0.0.1"
+  @spec python_name(host) :: node
+  def python_name(host \\ @here), do: :"#{unique("py")}@#{host.address}"
 
   @doc """
   Joins the cluster, with a bridge unless `bridge_options: nil`, and leaves the one that it was in. Waits for these nodes
@@ -161,12 +186,11 @@ defmodule ErlBridge.ClusterNodes do
     end
   end
 
-  defp listening?(port) do
-    case :gen_tcp.connect({127, 0, 0, 1}, port, []) do
-      {:ok, socket} -> :gen_tcp.close(socket) == :ok
-      {:error, _refused} -> false
-    end
-  end
+  # An EPMD that answers there.
+  defp listening?([program | arguments]),
+    do: match?({_names, 0}, System.cmd(program, arguments, stderr_to_stdout: true))
+
+  defp charlists(words), do: Enum.map(words, &String.to_charlist/1)
 
   defp epmd do
     own = Path.wildcard(Path.join(:code.root_dir(), "erts-*/bin/epmd"))
@@ -267,22 +291,143 @@ defmodule ErlBridge.ClusterNodes do
   def wait(name, options, request_type \\ :wait, payload \\ %{}) do
     me = self()
 
+    keep(name, fn ->
+      on_event = fn _event -> send(me, {:waiting, name}) end
+      usual = [on_event: on_event, metadata: %{"label" => to_string(name)}, id: name]
+      ErlBridge.call(@cluster, request_type, payload, Keyword.merge(usual, options))
+    end)
+
+    receive do
+      {:waiting, ^name} -> :ok
+    end
+  end
+
+  @doc false
+  # Begins a request whose Python calls a function here, which does not end by itself either; that is in a process of the name
+  # `function`.
+  def wait_in_function(name, function, options) do
+    keep(name, fn ->
+      payload = %{"name" => "wait", "args" => [to_string(function)]}
+      options = [callbacks: %{"wait" => &__MODULE__.wait_here/1}] ++ options
+      ErlBridge.call(@cluster, :ask, payload, options)
+    end)
+
+    await(fn -> is_pid(Process.whereis(function)) end)
+  end
+
+  @doc false
+  def wait_here(name) do
+    Process.register(self(), String.to_existing_atom(name))
+    Process.sleep(:infinity)
+  end
+
+  @doc false
+  # Begins a request of so many bytes.
+  def send_large(name, bytes, options),
+    do: keep(name, fn -> ErlBridge.call(@cluster, :echo, large(bytes), options) end)
+
+  defp large(bytes), do: %{"large" => :binary.copy("x", bytes)}
+
+  @doc false
+  # Begins to send rows that have no end; returns when so many have been taken.
+  def put_endless(name, rows, options) do
+    me = self()
+    row = %{"text" => String.duplicate("x", 1_000)}
+
+    endless =
+      Stream.map(Stream.iterate(1, &(&1 + 1)), fn n ->
+        if n == rows, do: send(me, {:waiting, name})
+        Map.put(row, "n", n)
+      end)
+
+    keep(name, fn -> ErlBridge.put_dataset(@cluster, endless, options) end)
+
+    receive do
+      {:waiting, ^name} -> :ok
+    end
+  end
+
+  # Runs it in a process of that name, which has the result for `result_of/1`.
+  defp keep(name, run) do
     {:ok, _pid} =
       Task.start(fn ->
         Process.register(self(), name)
-        on_event = fn _event -> send(me, {:waiting, name}) end
-        usual = [on_event: on_event, metadata: %{"label" => to_string(name)}, id: name]
-        result = ErlBridge.call(@cluster, request_type, payload, Keyword.merge(usual, options))
+        result = run.()
 
         receive do
           {:result, from} -> send(from, {:result, name, result})
         end
       end)
 
-    receive do
-      {:waiting, ^name} -> :ok
-    end
+    :ok
   end
+
+  @doc false
+  def await_end(name), do: await(fn -> Process.whereis(name) == nil end)
+
+  @doc false
+  # Waits until these nodes are up and nothing is left of requests: no process of the cluster here has anything, or anybody, to
+  # wait for but the other nodes.
+  def await_nothing_left(nodes) do
+    others = length(nodes) - 1
+
+    await(fn ->
+      {:ok, known} = Cluster.nodes(@cluster)
+      peers = for peer <- peers(), peer.node in nodes, do: peer.worker
+
+      Enum.all?(nodes, fn node -> Enum.any?(known, &(&1.node == node)) end) and
+        Enum.all?(known, &match?(%{phase: :up, in_flight: 0, load: 0}, &1)) and
+        Enum.all?(peers, &match?([_the_other_side], monitors(&1))) and
+        Enum.all?(doors(), &(length(monitors(&1)) <= others and length(links(&1)) == 1))
+    end)
+  end
+
+  @doc false
+  # Waits until what goes back from here to another node goes no further.
+  def await_courier_suspended, do: await(fn -> Enum.any?(couriers(), &suspended?/1) end)
+
+  @doc false
+  # Waits until what goes from here to that node goes no further.
+  def await_peer_suspended(node) do
+    [peer] = peers_of([node])
+    await(fn -> suspended?(peer) end)
+  end
+
+  defp suspended?(pid), do: Process.info(pid, :status) == {:status, :suspended}
+
+  @doc false
+  # Asks how much there is to do here, as if that node had.
+  def ask_door(node) do
+    [door] = doors()
+    for {:process, peer} <- monitors(door), node(peer) == node, do: send(door, {:load, peer})
+    :ok
+  end
+
+  @doc false
+  # The processes here that take requests for those nodes.
+  def peers_of(nodes), do: for(peer <- peers(), peer.node in nodes, do: peer.worker)
+
+  @doc false
+  # Waits until something waits to be sent to that node.
+  def await_mailbox(node) do
+    [peer] = peers_of([node])
+    await(fn -> requests_in(peer) > 0 end)
+  end
+
+  defp requests_in(pid) do
+    {:messages, messages} = Process.info(pid, :messages)
+    Enum.count(messages, &match?({:request, _request, _body}, &1))
+  end
+
+  defp peers do
+    {:ok, route} = ErlBridge.Route.lookup(@cluster)
+    route.cluster.peers
+  end
+
+  defp doors, do: :pg.get_local_members(Module.concat(@cluster, Scope), Cluster.Door.group())
+  defp couriers, do: Enum.flat_map(doors(), &links/1)
+  defp monitors(pid), do: pid |> Process.info(:monitors) |> elem(1)
+  defp links(pid), do: pid |> Process.info(:links) |> elem(1)
 
   @doc false
   # Begins an evaluation of so many rows, which are sent as a dataset, in a process of that name.

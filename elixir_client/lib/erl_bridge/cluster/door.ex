@@ -59,7 +59,7 @@ defmodule ErlBridge.Cluster.Door do
   end
 
   def handle_info({:load, peer}, state) do
-    tell(peer, :load, {:ok, health(state.bridge)})
+    tell_aside(peer, :load, {:ok, health(state.bridge)})
     {:noreply, state}
   end
 
@@ -71,7 +71,7 @@ defmodule ErlBridge.Cluster.Door do
       {{peer, id}, couriers} ->
         # One that was killed, because nobody waits, is not waited for either.
         if reason != :normal,
-          do: tell(peer, id, {:done, {:error, Error.worker_ended(reason, courier)}})
+          do: tell_aside(peer, id, {:done, {:error, Error.worker_ended(reason, courier)}})
 
         {:noreply, %{state | couriers: couriers, ids: Map.delete(state.ids, {peer, id})}}
     end
@@ -95,11 +95,11 @@ defmodule ErlBridge.Cluster.Door do
   defp drain(state, until) do
     receive do
       {:request, peer, id, _asked} ->
-        tell(peer, id, :not_taken)
+        tell_aside(peer, id, :not_taken)
         drain(state, until)
 
       {:load, peer} ->
-        tell(peer, :load, {:ok, %{status: :draining}})
+        tell_aside(peer, :load, {:ok, %{status: :draining}})
         drain(state, until)
 
       message ->
@@ -119,6 +119,14 @@ defmodule ErlBridge.Cluster.Door do
         ids: Map.put(state.ids, {peer, id}, courier),
         peers: Map.put_new_lazy(state.peers, peer, fn -> Process.monitor(peer) end)
     }
+  end
+
+  # Never waits: a node that reads slowly, or is cut off, must not hold up what others ask for.
+  defp tell_aside(peer, id, content) do
+    message = {:erl_bridge, id, content}
+
+    if Process.send(peer, message, [:noconnect, :nosuspend]) == :nosuspend,
+      do: spawn(fn -> tell(peer, id, content) end)
   end
 
   defp health(bridge) do

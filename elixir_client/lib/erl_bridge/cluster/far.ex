@@ -10,6 +10,9 @@ defmodule ErlBridge.Cluster.Far do
 
   @type t :: {:door, pid} | {:python, node}
 
+  @typedoc "`:noconnect`: it was not sent, because there is no connection to the node any more."
+  @type sent :: :ok | :noconnect
+
   @spec node(t) :: node
   def node({:door, door}), do: Kernel.node(door)
   def node({:python, node}), do: node
@@ -24,14 +27,14 @@ defmodule ErlBridge.Cluster.Far do
   def address({:python, node}), do: {:erl_bridge, node}
 
   @doc "Asks how much it has to do; the answer comes under the id `:load`."
-  @spec ask_load(t) :: :ok
+  @spec ask_load(t) :: sent
   def ask_load({:door, _door} = far), do: tell(far, {:load, self()})
 
   def ask_load(far),
     do: tell(far, %{message_id: :load, request_type: :health_check, payload: %{}})
 
   @doc "Sends a request of this process."
-  @spec request(t, Protocol.id(), map, Protocol.body()) :: :ok
+  @spec request(t, Protocol.id(), map, Protocol.body()) :: sent
   def request({:door, _door} = far, id, request, body) do
     {encoded, metadata} = Protocol.split(body)
 
@@ -52,19 +55,19 @@ defmodule ErlBridge.Cluster.Far do
     do: tell(far, {:"$gen_call", {self(), {:erl_bridge, id}}, Protocol.term(id, body)})
 
   @doc "Sends a request of which nobody wants to hear."
-  @spec cast(t, Protocol.id(), map, Protocol.body()) :: :ok
+  @spec cast(t, Protocol.id(), map, Protocol.body()) :: sent
   def cast(far, id, request, body),
     do: request(far, id, Map.merge(request, %{events?: false, callbacks: %{}}), body)
 
   @doc "Asks for the end of the request `of`, in a request of its own."
-  @spec cancel(t, Protocol.id(), Protocol.id()) :: :ok
+  @spec cancel(t, Protocol.id(), Protocol.id()) :: sent
   def cancel({:door, _door} = far, id, of), do: tell(far, {:cancel, self(), id, of})
 
   def cancel(far, id, of),
     do: tell(far, %{message_id: id, request_type: :cancel, payload: %{message_id: of}})
 
   @doc "Nobody waits for a request any more."
-  @spec abandon(t, Protocol.id()) :: :ok
+  @spec abandon(t, Protocol.id()) :: sent
   def abandon({:door, _door} = far, id), do: tell(far, {:abandon, self(), id})
 
   def abandon(far, id),
@@ -106,7 +109,7 @@ defmodule ErlBridge.Cluster.Far do
   end
 
   @doc "The process that ran the function of a call ended before it had an answer."
-  @spec died(t, term, term) :: :ok
+  @spec died(t, term, term) :: sent
   def died({:door, _linked_to_it}, _call_id, _reason), do: :ok
 
   def died(far, call_id, reason),
@@ -120,8 +123,5 @@ defmodule ErlBridge.Cluster.Far do
   defp note(far, request), do: tell(far, {:"$gen_cast", request})
 
   # Where the connection is lost, the monitor says so.
-  defp tell(far, message) do
-    Process.send(address(far), message, [:noconnect])
-    :ok
-  end
+  defp tell(far, message), do: Process.send(address(far), message, [:noconnect])
 end

@@ -9,7 +9,7 @@ defmodule ErlBridge.Cluster.Members do
   use GenServer
 
   alias ErlBridge.Cluster.{Door, Gauge, Peer}
-  alias ErlBridge.{Error, Load, Route}
+  alias ErlBridge.{Error, Load, Route, Routes}
   alias ErlBridge.Recovery.{Budget, Policy}
 
   # A peer that failed, which is an error of ours, is started anew after this time.
@@ -23,6 +23,7 @@ defmodule ErlBridge.Cluster.Members do
     :supervisor,
     :route,
     :settings,
+    :silent_after,
     peers: %{},
     wanted: MapSet.new(),
     unsettled: MapSet.new(),
@@ -52,13 +53,14 @@ defmodule ErlBridge.Cluster.Members do
   def init({home, options}) do
     {_ref, doors} = :pg.monitor(home.scope, Door.group())
     route = route(home, options)
-    {:ok, _owner} = Registry.register(ErlBridge.Registry, home.cluster, route)
+    :ok = Routes.publish(home.cluster, route)
 
     state = %__MODULE__{
       cluster: home.cluster,
       supervisor: home.supervisor,
       route: route,
-      settings: Map.take(options, [:load_interval, :silent_after, :reconnect, :max_frame])
+      silent_after: options.silent_after,
+      settings: Map.take(options, [:load_interval, :reconnect, :max_frame])
     }
 
     pythons = for node <- Enum.uniq(options.python_nodes), do: {:python, node}
@@ -133,7 +135,7 @@ defmodule ErlBridge.Cluster.Members do
     start = %{
       far: far,
       load: Load.new(),
-      gauge: Gauge.new(),
+      gauge: Gauge.new(state.settings.load_interval + state.silent_after),
       cluster: state.route.bridge,
       members: self(),
       settings: state.settings
@@ -154,7 +156,7 @@ defmodule ErlBridge.Cluster.Members do
     entries = for {_pid, {_far, entry}} <- state.peers, do: entry
     peers = Enum.sort_by(entries, &:erlang.phash2({node(), &1.node}))
     route = %{state.route | cluster: %{state.route.cluster | peers: peers}}
-    {_new, _old} = Registry.update_value(ErlBridge.Registry, state.cluster, fn _old -> route end)
+    :ok = Routes.update(state.cluster, route)
     %{state | route: route}
   end
 

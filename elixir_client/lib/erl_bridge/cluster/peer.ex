@@ -28,7 +28,7 @@ defmodule ErlBridge.Cluster.Peer do
     :members,
     :monitor,
     phase: :connecting,
-    asked_at: nil,
+    asked?: false,
     failures: 0,
     idle_ticks: 0,
     inflight: Inflight.new()
@@ -43,7 +43,6 @@ defmodule ErlBridge.Cluster.Peer do
           members: pid,
           settings: %{
             load_interval: pos_integer,
-            silent_after: pos_integer,
             reconnect: keyword,
             max_frame: pos_integer
           }
@@ -128,7 +127,7 @@ defmodule ErlBridge.Cluster.Peer do
   ## What the other side sends
 
   def handle_info({:erl_bridge, :load, content}, state),
-    do: {:noreply, hear_load(%{state | asked_at: nil}, content)}
+    do: {:noreply, hear_load(%{state | asked?: false}, content)}
 
   def handle_info({:erl_bridge, id, content}, state), do: {:noreply, hear(state, id, content)}
 
@@ -168,8 +167,8 @@ defmodule ErlBridge.Cluster.Peer do
   defp begin(%{phase: :up} = state, request, send_off) do
     request = %{request | monitor: Process.monitor(request.caller)}
     {id, inflight} = Inflight.add(state.inflight, request)
-    send_off.(id)
-    %{state | inflight: inflight}
+    state = %{state | inflight: inflight}
+    if send_off.(id) == :noconnect, do: not_taken(state, id), else: state
   end
 
   # It went away meanwhile: another one is to have the request.
@@ -209,11 +208,7 @@ defmodule ErlBridge.Cluster.Peer do
   defp hear(state, id, {:error, error}),
     do: finish(state, id, &Worker.answer(&1, {:error, Error.from_wire(error)}))
 
-  # Until it says how it is, nobody else is sent there.
-  defp hear(state, id, :not_taken) do
-    Gauge.down(state.gauge)
-    finish(state, id, &Worker.refuse/1)
-  end
+  defp hear(state, id, :not_taken), do: not_taken(state, id)
 
   defp hear(state, id, {:event, event}) do
     with %{events?: true} = request <- Inflight.request(state.inflight, id),
@@ -227,6 +222,12 @@ defmodule ErlBridge.Cluster.Peer do
       nil -> state
       request -> run(state, id, request, call)
     end
+  end
+
+  # Until it says how it is, nobody else is sent there.
+  defp not_taken(state, id) do
+    Gauge.down(state.gauge)
+    finish(state, id, &Worker.refuse/1)
   end
 
   defp finish(state, id, tell) do
@@ -253,17 +254,12 @@ defmodule ErlBridge.Cluster.Peer do
   # How the other side is
 
   defp look(%{phase: :down} = state), do: state
-  defp look(%{asked_at: nil} = state), do: ask_load(state)
-
-  defp look(state) do
-    silent? = now() - state.asked_at >= state.settings.silent_after
-    if state.phase == :up and silent?, do: Gauge.silent(state.gauge)
-    state
-  end
+  defp look(%{asked?: true} = state), do: state
+  defp look(state), do: ask_load(state)
 
   defp ask_load(state) do
     Far.ask_load(state.far)
-    %{state | asked_at: now()}
+    %{state | asked?: true}
   end
 
   # From before it went away.
@@ -309,7 +305,7 @@ defmodule ErlBridge.Cluster.Peer do
     release(nil, tasks)
     tell_down(state, reason)
     send(state.members, {:settled, self()})
-    reconnect(%{state | phase: :down, asked_at: nil, inflight: inflight})
+    reconnect(%{state | phase: :down, asked?: false, inflight: inflight})
   end
 
   defp tell_down(%{phase: :up} = state, reason),
@@ -338,6 +334,4 @@ defmodule ErlBridge.Cluster.Peer do
       %{state | idle_ticks: 0}
     end
   end
-
-  defp now, do: System.monotonic_time(:millisecond)
 end

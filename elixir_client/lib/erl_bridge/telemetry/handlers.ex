@@ -47,6 +47,10 @@ defmodule ErlBridge.Telemetry.Handlers do
     end
   end
 
+  @doc "Whether there is any handler, of whatever event."
+  @spec any?() :: boolean
+  def any?, do: table() != %{}
+
   @doc "Calls the handlers of an event, in this process. One that fails is detached, and an error logged."
   @spec execute([atom], map, map) :: :ok
   def execute(event, measurements, metadata),

@@ -14,6 +14,7 @@ defmodule ErlBridge.Testing.Worker do
     Options,
     Protocol,
     Route,
+    Routes,
     Vocabulary
   }
 
@@ -42,7 +43,7 @@ defmodule ErlBridge.Testing.Worker do
     Process.flag(:trap_exit, true)
     Vocabulary.atoms()
     load = Load.new()
-    {:ok, _owner} = Registry.register(ErlBridge.Registry, bridge, route(bridge, load))
+    :ok = Routes.publish(bridge, route(bridge, load))
     {:ok, %__MODULE__{handlers: handlers, load: load}}
   end
 
