@@ -350,6 +350,22 @@ defmodule ErlBridge.ClusterTest do
       assert on(e, ClusterNodes, :os_pid, [[]]) == new
     end
 
+    test "that dials out is used as soon as it is there", %{epmd: epmd, e: e} do
+      name = ClusterNodes.python_name()
+      pause = [min: 3_600_000, max: 3_600_000]
+      alone = [bridge_options: nil, python_nodes: [name], reconnect: pause]
+      ClusterNodes.join!(e, [], alone)
+      on(e, ClusterNodes, :await_phase, [name, :down])
+
+      for _n <- 1..2 do
+        os_pid = ClusterNodes.start_python!(epmd, name, ["--connect", to_string(e.name)])
+        on(e, ClusterNodes, :await_up, [[name]])
+        assert on(e, ClusterNodes, :os_pid, [[]]) == os_pid
+        OsProcess.signal(os_pid, "KILL")
+        on(e, ClusterNodes, :await_phase, [name, :down])
+      end
+    end
+
     test "that does not answer is the last to be asked", context do
       %{e: e, one: one, os_pid: os_pid, other: other} = context
       OsProcess.signal(os_pid, "STOP")

@@ -83,6 +83,8 @@ defmodule ErlBridge.Cluster.Peer do
       about: %{bridge: start.cluster, node: node, kind: Far.kind(start.far)}
     }
 
+    # A Python may also connect to this node, and is not tried only then.
+    if state.about.kind == :python, do: :net_kernel.monitor_nodes(true, node_type: :hidden)
     Process.send_after(self(), :tick, start.settings.load_interval)
     {:ok, connect(state)}
   end
@@ -147,7 +149,10 @@ defmodule ErlBridge.Cluster.Peer do
     {:noreply, state |> tidy() |> look()}
   end
 
-  def handle_info(:connect, state), do: {:noreply, connect(state)}
+  def handle_info(:connect, %{phase: :down} = state), do: {:noreply, connect(state)}
+
+  def handle_info({:nodeup, node, _info}, %{node: node, phase: :down} = state),
+    do: {:noreply, connect(state)}
 
   def handle_info({:EXIT, task, reason}, state) do
     case Inflight.pop_task(state.inflight, task) do
