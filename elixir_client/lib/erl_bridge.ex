@@ -81,6 +81,9 @@ defmodule ErlBridge do
 
   @type result :: {:ok, term} | {:error, Error.t()}
 
+  # Those of a call without any, put together once.
+  @no_options Options.validate!([], :call)
+
   # Answered by the thread that reads requests, so a Python that takes longer is not well.
   @health_timeout 5_000
 
@@ -214,7 +217,12 @@ defmodule ErlBridge do
   documentation](#module-options-of-a-request).
   """
   @spec call(bridge, atom, map, keyword) :: result
-  def call(bridge, request_type, payload \\ %{}, options \\ []),
+  def call(bridge, request_type, payload \\ %{}, options \\ [])
+
+  def call(bridge, request_type, payload, []),
+    do: request(bridge, request_type, payload, @no_options)
+
+  def call(bridge, request_type, payload, options),
     do: request(bridge, request_type, payload, Options.validate!(options, :call))
 
   @doc "Like `call/4`, but returns the result or raises the error."

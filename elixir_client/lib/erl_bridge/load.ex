@@ -13,6 +13,9 @@ defmodule ErlBridge.Load do
       [true, false, true, false]
       iex> Load.requests(load)
       2
+      iex> Load.answered(load, 60)
+      iex> {Load.requests(load), Load.answers(load)}
+      {1, 1}
 
   A worker with nothing else to do takes a request of any size.
   """
@@ -44,9 +47,12 @@ defmodule ErlBridge.Load do
     :atomics.sub(load, @bytes, bytes)
   end
 
-  @doc "Notes that Python has answered a request that was counted."
-  @spec note_answer(t) :: :ok
-  def note_answer(load), do: :atomics.add(load, @answered, 1)
+  @doc "Notes that Python has answered a request that was counted, and gives back what it took."
+  @spec answered(t, non_neg_integer) :: :ok
+  def answered(load, bytes) do
+    :atomics.add(load, @answered, 1)
+    give_back(load, bytes)
+  end
 
   @doc "How many requests that were counted Python has answered."
   @spec answers(t) :: non_neg_integer

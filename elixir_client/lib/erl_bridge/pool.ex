@@ -20,6 +20,7 @@ defmodule ErlBridge.Pool do
     Load,
     OsProcess,
     Protocol,
+    Request,
     Route,
     Routes,
     Telemetry,
@@ -494,7 +495,7 @@ defmodule ErlBridge.Pool do
   defp ask(state, index, slot) do
     ref = :erlang.alias([:reply])
     body = Protocol.body(Protocol.encode(:health_check, %{}), %{})
-    send(slot.worker, {:request, Worker.request(ref, self()), body})
+    send(slot.worker, {:request, Request.to_worker(ref), body})
     cpu_time = OsProcess.cpu_time(slot.hello.os_pid)
     put_slot(state, index, %{slot | check: expect(state, index, ref, cpu_time, 0)})
   end

@@ -199,8 +199,8 @@ defmodule ErlBridge.Protocol do
        )}
   end
 
-  defp classify({:hello, facts} = message) when is_map(facts), do: {:ok, message}
   defp classify({:ok, _id, _result} = message), do: {:ok, message}
+  defp classify({:hello, facts} = message) when is_map(facts), do: {:ok, message}
   defp classify({:error, _id, error} = message) when is_map(error), do: {:ok, message}
   defp classify({:event, _id, event} = message) when is_map(event), do: {:ok, message}
   defp classify({:call, _, _, _name, args} = message) when is_list(args), do: {:ok, message}

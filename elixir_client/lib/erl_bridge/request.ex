@@ -10,7 +10,7 @@ defmodule ErlBridge.Request do
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Protocol, Route, TraceContext, Worker}
+  alias ErlBridge.{Deadline, Error, Protocol, Route, Telemetry, TraceContext}
   alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
@@ -71,7 +71,7 @@ defmodule ErlBridge.Request do
         ) :: {:ok, t} | {:error, Error.t()}
   def start(found, bridge, request_type, payload, options) do
     options = trace(options)
-    span = Span.start(bridge, request_type, options)
+    span = if Telemetry.requests?(), do: Span.start(bridge, request_type, options)
 
     with {:ok, route} <- found,
          {:ok, request} <- begin(route, Protocol.encode(request_type, payload), options, span) do
@@ -365,7 +365,7 @@ defmodule ErlBridge.Request do
     reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
 
     sent = %{
-      Worker.request(reply_to, self())
+      to_worker(reply_to)
       | bytes: bytes,
         events?: is_map_key(request.options, :on_event),
         callbacks: callbacks(request.options),
@@ -381,6 +381,24 @@ defmodule ErlBridge.Request do
       | worker: worker,
         reply_to: reply_to,
         span: request.span && Span.sent(request.span, worker, request.route)
+    }
+  end
+
+  @doc """
+  A request of the calling process as workers take it, with its reply to go there, and all else as
+  usual.
+  """
+  @spec to_worker(reference) :: map
+  def to_worker(reply_to) do
+    %{
+      reply_to: reply_to,
+      caller: self(),
+      monitor: nil,
+      bytes: nil,
+      events?: false,
+      callbacks: %{},
+      deadline: :infinity,
+      wanted: :any
     }
   end
 

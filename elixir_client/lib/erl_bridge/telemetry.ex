@@ -91,17 +91,19 @@ defmodule ErlBridge.Telemetry do
 
   @doc "Whether a handler is attached to this event: if not, what only it needs need not be measured."
   @spec enabled?(event) :: boolean
-  def enabled?(event), do: any_enabled?([event])
+  def enabled?(event) do
+    {_executor, {module, function}} = backend()
+    apply(module, function, [event]) != []
+  end
 
-  @doc "Whether a handler is attached to any of these events."
-  @spec any_enabled?([event]) :: boolean
-  def any_enabled?(events) do
+  @requests for name <- [:start, :stop, :exception], do: [:erl_bridge, :request, name]
+
+  @doc "Whether a handler is attached to an event of a request."
+  @spec requests?() :: boolean
+  def requests? do
     case backend() do
-      {Handlers, _list} ->
-        Handlers.any?() and Enum.any?(events, &(Handlers.list_for_event(&1) != []))
-
-      {_telemetry, {module, function}} ->
-        Enum.any?(events, &(apply(module, function, [&1]) != []))
+      {Handlers, _list} -> Handlers.any?() and Enum.any?(@requests, &enabled?/1)
+      _telemetry -> Enum.any?(@requests, &enabled?/1)
     end
   end
 

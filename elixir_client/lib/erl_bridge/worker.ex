@@ -80,29 +80,13 @@ defmodule ErlBridge.Worker do
     :ok
   end
 
-  @doc "A request for a worker: where the reply goes, who waits for it, and else what is usual."
-  @spec request(reference, pid) :: map
-  def request(reply_to, caller) do
-    %{
-      reply_to: reply_to,
-      caller: caller,
-      monitor: nil,
-      bytes: nil,
-      events?: false,
-      callbacks: %{},
-      deadline: :infinity,
-      wanted: :any
-    }
-  end
-
   @doc "Gives back the room of a request that is answered; `bytes` is `nil` for one that took none."
   @spec make_room(post, non_neg_integer | nil) :: :ok
   def make_room(_post, nil), do: :ok
 
   def make_room(%{load: load} = post, bytes) do
     # Not of health checks, which come between any two looks at an idle worker.
-    Load.note_answer(load)
-    Load.give_back(load, bytes)
+    Load.answered(load, bytes)
     tell_waiting(post)
   end
 

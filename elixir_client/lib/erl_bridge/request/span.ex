@@ -11,30 +11,22 @@ defmodule ErlBridge.Request.Span do
 
   @type t :: %__MODULE__{} | nil
 
-  @events [
-    [:erl_bridge, :request, :start],
-    [:erl_bridge, :request, :stop],
-    [:erl_bridge, :request, :exception]
-  ]
-
-  @doc "A request begins."
+  @doc "A request begins, of which somebody wants to know."
   @spec start(GenServer.server(), atom, map) :: t
   def start(bridge, request_type, options) do
-    if Telemetry.any_enabled?(@events) do
-      began = now()
+    began = now()
 
-      metadata = %{
-        bridge: bridge,
-        request_type: request_type,
-        id: options[:id],
-        traceparent: options[:metadata][:traceparent]
-      }
+    metadata = %{
+      bridge: bridge,
+      request_type: request_type,
+      id: options[:id],
+      traceparent: options[:metadata][:traceparent]
+    }
 
-      times = %{system_time: System.system_time(), monotonic_time: began}
-      Telemetry.request_start(times, metadata)
-      metadata = Map.put(metadata, :attempt, Map.get(options, :attempt, 1))
-      %__MODULE__{metadata: metadata, began: began}
-    end
+    times = %{system_time: System.system_time(), monotonic_time: began}
+    Telemetry.request_start(times, metadata)
+    metadata = Map.put(metadata, :attempt, Map.get(options, :attempt, 1))
+    %__MODULE__{metadata: metadata, began: began}
   end
 
   @doc "It is a term of so many bytes now, and waits for a worker."
