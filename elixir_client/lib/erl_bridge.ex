@@ -337,12 +337,11 @@ defmodule ErlBridge do
 
   @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
   @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
-  def info(bridge),
-    do:
-      once(Route.lookup(bridge), bridge, :health_check, %{}, %{
-        timeout: @health_timeout,
-        reserve: false
-      })
+  def info(bridge) do
+    # Neither tried again nor counted, for it asks whether Python is well.
+    options = %{timeout: @health_timeout, reserve: false}
+    Request.call(Route.lookup(bridge), bridge, :health_check, %{}, options)
+  end
 
   ## DSPy
 
@@ -710,11 +709,11 @@ defmodule ErlBridge do
   end
 
   defp attempt(found, bridge, nil, request_type, payload, options),
-    do: once(found, bridge, request_type, payload, options)
+    do: Request.call(found, bridge, request_type, payload, options)
 
   defp attempt(found, bridge, breaker, request_type, payload, options) do
     with :ok <- CircuitBreaker.ask(breaker) do
-      case once(found, bridge, request_type, payload, options) do
+      case Request.call(found, bridge, request_type, payload, options) do
         {:ok, _result} = ok ->
           CircuitBreaker.report(breaker, :ok)
           ok
@@ -724,12 +723,6 @@ defmodule ErlBridge do
           {:error, error}
       end
     end
-  end
-
-  # Neither tried again nor counted: for what asks whether Python is well.
-  defp once(found, bridge, request_type, payload, options) do
-    with {:ok, request} <- Request.start(found, bridge, request_type, payload, options),
-         do: Request.await(request)
   end
 
   defp work_options(options, schema) do

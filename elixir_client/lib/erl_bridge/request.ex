@@ -58,24 +58,42 @@ defmodule ErlBridge.Request do
   With `reserve: false` it goes to a worker whatever it has in flight.
   """
   @spec start(GenServer.server(), atom, Protocol.payload(), map) :: {:ok, t} | {:error, Error.t()}
-  def start(bridge, request_type, payload, options),
-    do: start(Route.lookup(bridge), bridge, request_type, payload, options)
+  def start(bridge, request_type, payload, options) do
+    with {:ok, request, worker, bytes} <-
+           begin(Route.lookup(bridge), bridge, request_type, payload, options),
+         do: {:ok, send_to(request, worker, watch(worker), bytes)}
+  end
 
-  @doc "As `start/4`, by a route that was looked up already."
-  @spec start(
-          {:ok, Route.t()} | {:error, Error.t()},
-          GenServer.server(),
-          atom,
-          Protocol.payload(),
-          map
-        ) :: {:ok, t} | {:error, Error.t()}
-  def start(found, bridge, request_type, payload, options) do
+  @doc """
+  Sends a request by a route that was looked up and waits for its reply: `start/4` and `await/1` in one,
+  with less to do, and no look at the messages that the caller has already. Those are spared where the
+  function that waits for a reference has made it.
+  """
+  @spec call({:ok, Route.t()} | {:error, Error.t()}, GenServer.server(), atom, map, map) :: result
+  def call(found, bridge, request_type, payload, options) do
+    with {:ok, request, worker, bytes} <- begin(found, bridge, request_type, payload, options) do
+      reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
+      %{deadline: deadline} = request = send_to(request, worker, reply_to, bytes)
+
+      receive do
+        {^reply_to, kind, content} -> conclude(came(kind, content, request))
+        {^reply_to, :not_taken} -> conclude(send_again(request))
+        {:DOWN, ^reply_to, :process, _worker, reason} -> conclude(down(reason, request))
+      after
+        patience(deadline) -> conclude(too_late(request))
+      end
+    end
+  end
+
+  # A request that has its name, a worker for it, and the bytes that it takes of that one's load.
+  defp begin(found, bridge, request_type, payload, options) do
     options = trace(options)
     span = if Telemetry.requests?(), do: Span.start(bridge, request_type, options)
 
     with {:ok, route} <- found,
-         {:ok, request} <- begin(route, Protocol.encode(request_type, payload), options, span) do
-      {:ok, request}
+         {:ok, request} <- new(route, Protocol.encode(request_type, payload), options, span),
+         {:ok, {worker, _load}, bytes} <- take_place(request) do
+      {:ok, request, worker, bytes}
     else
       {:error, error} ->
         Span.stop(span, {:error, error})
@@ -83,10 +101,9 @@ defmodule ErlBridge.Request do
     end
   end
 
-  defp begin(route, encoded, options, span) do
-    with {:ok, request} <- new(route, encoded, options, span),
-         :ok <- take_name(request),
-         {:error, error} <- send_off(request, &Route.reserve/5) do
+  defp take_place(request) do
+    with :ok <- take_name(request),
+         {:error, error} <- reserve(request, &Route.reserve/5) do
       forget_name(request)
       {:error, error}
     end
@@ -98,7 +115,10 @@ defmodule ErlBridge.Request do
   """
   @spec relay(GenServer.server(), Protocol.encoded(), map) :: {:ok, t} | {:error, Error.t()}
   def relay(bridge, encoded, options) do
-    with {:ok, route} <- Route.lookup(bridge), do: begin(route, encoded, options, nil)
+    with {:ok, route} <- Route.lookup(bridge),
+         {:ok, request} <- new(route, encoded, options, nil),
+         {:ok, {worker, _load}, bytes} <- take_place(request),
+         do: {:ok, send_to(request, worker, watch(worker), bytes)}
   end
 
   defp trace(options) do
@@ -149,7 +169,9 @@ defmodule ErlBridge.Request do
             deadline: Deadline.after_timeout(options.timeout)
           }
 
-          request |> send_to(worker, nil, &{:cancel, &1, reply_to}) |> await() |> cancelled()
+          own = watch(worker)
+          send(worker, {:cancel, to_worker(own), reply_to})
+          cancelled(await(%{request | worker: worker, reply_to: own}))
       end
     end
   end
@@ -168,27 +190,28 @@ defmodule ErlBridge.Request do
 
   @doc "Waits for the reply; events that come before it go to the request's `:on_event`."
   @spec await(t) :: result
-  def await(%__MODULE__{} = request) do
-    case next(request) do
+  def await(%__MODULE__{} = request), do: conclude(next_frame(request))
+
+  # What a request comes to after this.
+  defp conclude(frame) do
+    case read(frame) do
+      {:done, result} ->
+        result
+
       {:event, event, request} ->
         hand_over(request, event)
         await(request)
-
-      {:done, result} ->
-        result
     end
   end
 
   @doc "Waits for what comes next: an event, or the reply, which is the end of the request."
   @spec next(t) :: {:event, map, t} | {:done, result}
-  def next(%__MODULE__{} = request) do
-    case next_frame(request) do
-      {:event, %{} = event, request} -> {:event, event, request}
-      {:event, frame, request} -> next_event(Protocol.decode(frame), request)
-      {:final, frame, request} -> done(request.span, result(Protocol.decode(frame)))
-      {:done, result, request} -> done(request.span, result)
-    end
-  end
+  def next(%__MODULE__{} = request), do: read(next_frame(request))
+
+  defp read({:final, frame, request}), do: done(request.span, result(Protocol.decode(frame)))
+  defp read({:done, result, request}), do: done(request.span, result)
+  defp read({:event, %{} = event, request}), do: {:event, event, request}
+  defp read({:event, frame, request}), do: next_event(Protocol.decode(frame), request)
 
   defp next_event({:ok, {:event, _id, event}}, request), do: {:event, event, request}
   defp next_event({:error, _unreadable}, request), do: next(request)
@@ -199,35 +222,42 @@ defmodule ErlBridge.Request do
   """
   @spec next_frame(t) ::
           {:event, binary | map, t} | {:final, binary, t} | {:done, result, t}
-  def next_frame(%__MODULE__{reply_to: reply_to} = request) do
+  def next_frame(%__MODULE__{reply_to: reply_to, deadline: deadline} = request) do
     receive do
-      {^reply_to, :event, frame} ->
-        {:event, frame, request}
-
-      {^reply_to, :final, frame} ->
-        # Nothing comes after it.
-        Process.demonitor(reply_to, [:flush])
-        forget_name(request)
-        {:final, frame, received(request, frame)}
-
-      {^reply_to, :done, result} ->
-        forget(request)
-        {:done, result, request}
-
-      {^reply_to, :not_taken} ->
-        send_again(request)
-
-      {:DOWN, ^reply_to, :process, _worker, :noproc} ->
-        send_again(request)
-
-      {:DOWN, ^reply_to, :process, _worker, reason} ->
-        forget(request)
-        {:done, {:error, down(reason, request)}, request}
+      {^reply_to, kind, content} -> came(kind, content, request)
+      {^reply_to, :not_taken} -> send_again(request)
+      {:DOWN, ^reply_to, :process, _worker, reason} -> down(reason, request)
     after
-      Deadline.remaining(Deadline.postpone(request.deadline, @grace_ms)) ->
-        give_up(request)
-        {:done, {:error, Error.timed_out(request.timeout)}, request}
+      patience(deadline) -> too_late(request)
     end
+  end
+
+  defp patience(deadline), do: Deadline.remaining(Deadline.postpone(deadline, @grace_ms))
+
+  defp came(:final, frame, %{reply_to: reply_to} = request) do
+    # Nothing comes after it.
+    Process.demonitor(reply_to, [:flush])
+    forget_name(request)
+    {:final, frame, received(request, frame)}
+  end
+
+  defp came(:event, frame, request), do: {:event, frame, request}
+
+  defp came(:done, result, request) do
+    forget(request)
+    {:done, result, request}
+  end
+
+  defp down(:noproc, request), do: send_again(request)
+
+  defp down(reason, request) do
+    forget(request)
+    {:done, {:error, ended(reason, request)}, request}
+  end
+
+  defp too_late(request) do
+    give_up(request)
+    {:done, {:error, Error.timed_out(request.timeout)}, request}
   end
 
   defp received(%{span: nil} = request, _frame), do: request
@@ -288,12 +318,6 @@ defmodule ErlBridge.Request do
     {timeout, Map.get_lazy(options, :deadline, fn -> Deadline.after_timeout(timeout) end)}
   end
 
-  defp send_off(request, reserve) do
-    with {:ok, {worker, _load}, bytes} <- reserve(request, reserve) do
-      {:ok, send_to(request, worker, bytes, &{:request, &1, body(request)})}
-    end
-  end
-
   # A worker that is gone has nothing left to cancel.
   defp send_again(%{encoded: nil} = request) do
     forget(request)
@@ -305,9 +329,9 @@ defmodule ErlBridge.Request do
 
     request = %{request | options: Map.delete(request.options, :reserve)}
 
-    case send_off(request, &Route.reserve_again/5) do
-      {:ok, request} ->
-        next_frame(request)
+    case reserve(request, &Route.reserve_again/5) do
+      {:ok, {worker, _load}, bytes} ->
+        next_frame(send_to(request, worker, watch(worker), bytes))
 
       {:error, error} ->
         forget_name(request)
@@ -361,9 +385,10 @@ defmodule ErlBridge.Request do
   defp given_metadata(%{metadata: metadata}), do: metadata
   defp given_metadata(_options), do: %{}
 
-  defp send_to(request, worker, bytes, message) do
-    reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
+  # The reply comes to it, until the monitor is ended.
+  defp watch(worker), do: :erlang.monitor(:process, worker, alias: :demonitor)
 
+  defp send_to(request, worker, reply_to, bytes) do
     sent = %{
       to_worker(reply_to)
       | bytes: bytes,
@@ -373,7 +398,7 @@ defmodule ErlBridge.Request do
         wanted: session(request.options)
     }
 
-    send(worker, message.(sent))
+    send(worker, {:request, sent, body(request)})
     note(request, {worker, reply_to})
 
     %{
@@ -444,12 +469,12 @@ defmodule ErlBridge.Request do
   defp result({:ok, {:error, _id, error}}), do: {:error, Error.from_wire(error)}
   defp result({:error, error}), do: {:error, error}
 
-  defp down({:shutdown, %Error{} = error}, _request), do: error
+  defp ended({:shutdown, %Error{} = error}, _request), do: error
 
-  defp down(reason, request) when reason in [:killed, :noconnection],
+  defp ended(reason, request) when reason in [:killed, :noconnection],
     do: Error.worker_ended(reason, request.worker)
 
-  defp down(_reason, request), do: Error.stopped(request.route.bridge)
+  defp ended(_reason, request), do: Error.stopped(request.route.bridge)
 
   # The alias goes with the monitor; what it has let through already is thrown away.
   defp forget(%{reply_to: reply_to} = request) do
