@@ -19,7 +19,8 @@ defmodule ErlBridge.Cluster do
   Two kinds of nodes serve:
 
     * nodes of Elixir that run this too, with a `:bridge`: they find each other with `:pg`, as soon as
-      they are connected, whoever connects them
+      they are connected, whoever connects them; those in `:nodes` are connected to from here, and again
+      when the connection was lost
     * nodes that are Python (`python -m erl_bridge node --name py1@10.0.0.7`), which are named in
       `:python_nodes` and connected to from here, again and again with longer pauses if need be
 

@@ -414,10 +414,8 @@ defmodule ErlBridge.ClusterNodes do
     await(fn -> requests_in(peer) > 0 end)
   end
 
-  defp requests_in(pid) do
-    {:messages, messages} = Process.info(pid, :messages)
-    Enum.count(messages, &match?({:request, _request, _body}, &1))
-  end
+  defp requests_in(pid),
+    do: pid |> info(:messages) |> Enum.count(&match?({:request, _request, _body}, &1))
 
   defp peers do
     {:ok, route} = ErlBridge.Route.lookup(@cluster)
@@ -426,8 +424,13 @@ defmodule ErlBridge.ClusterNodes do
 
   defp doors, do: :pg.get_local_members(Module.concat(@cluster, Scope), Cluster.Door.group())
   defp couriers, do: Enum.flat_map(doors(), &links/1)
-  defp monitors(pid), do: pid |> Process.info(:monitors) |> elem(1)
-  defp links(pid), do: pid |> Process.info(:links) |> elem(1)
+  defp monitors(pid), do: info(pid, :monitors)
+  defp links(pid), do: info(pid, :links)
+
+  # Nothing of a process that has ended meanwhile.
+  defp info(pid, key) do
+    with {^key, found} <- Process.info(pid, key), do: found, else: (nil -> [])
+  end
 
   @doc false
   # Begins an evaluation of so many rows, which are sent as a dataset, in a process of that name.
