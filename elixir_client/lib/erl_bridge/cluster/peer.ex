@@ -83,7 +83,7 @@ defmodule ErlBridge.Cluster.Peer do
       about: %{bridge: start.cluster, node: node, kind: Far.kind(start.far)}
     }
 
-    # A Python may also connect to this node, and is not tried only then.
+    # A Python may connect to this node itself, and is not to wait for the next attempt then.
     if state.about.kind == :python, do: :net_kernel.monitor_nodes(true, node_type: :hidden)
     Process.send_after(self(), :tick, start.settings.load_interval)
     {:ok, connect(state)}
