@@ -71,6 +71,48 @@ defmodule ErlBridge.Request do
   """
   @spec call({:ok, Route.t()} | {:error, Error.t()}, GenServer.server(), atom, map, map) :: result
   def call(found, bridge, request_type, payload, options) do
+    with {:ok, route} <- found,
+         true <- plain?(options) and not Telemetry.requests?() and not TraceContext.any?(),
+         {:ok, request} <- new(route, Protocol.encode(request_type, payload), options, nil),
+         {:ok, {worker, _load}} <- Route.take_at_once(route, request.bytes) do
+      call_plainly(request, worker)
+    else
+      _rare -> call_fully(found, bridge, request_type, payload, options)
+    end
+  end
+
+  # It has a deadline, and nothing else of what a request may have. Most are like that, and a tenth
+  # more of them a second go this way: what they do not have is looked for once.
+  defp plain?(%{timeout: _, deadline: _, callbacks: callbacks, metadata: metadata} = options),
+    do: map_size(options) == 4 and callbacks == %{} and metadata == %{}
+
+  defp plain?(_options), do: false
+
+  defp call_plainly(%{bytes: bytes, deadline: deadline, body: body} = request, worker) do
+    reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
+    send(worker, {:request, %{to_worker(reply_to) | bytes: bytes, deadline: deadline}, body})
+
+    receive do
+      {^reply_to, :final, frame} ->
+        Process.demonitor(reply_to, [:flush])
+        result(Protocol.decode(frame))
+
+      {^reply_to, kind, content} ->
+        conclude(came(kind, content, sent(request, worker, reply_to)))
+
+      {^reply_to, :not_taken} ->
+        conclude(send_again(sent(request, worker, reply_to)))
+
+      {:DOWN, ^reply_to, :process, _worker, reason} ->
+        conclude(down(reason, sent(request, worker, reply_to)))
+    after
+      patience(deadline) -> conclude(too_late(sent(request, worker, reply_to)))
+    end
+  end
+
+  defp sent(request, worker, reply_to), do: %{request | worker: worker, reply_to: reply_to}
+
+  defp call_fully(found, bridge, request_type, payload, options) do
     with {:ok, request, worker, bytes} <- begin(found, bridge, request_type, payload, options) do
       reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
       %{deadline: deadline} = request = send_to(request, worker, reply_to, bytes)
@@ -171,7 +213,7 @@ defmodule ErlBridge.Request do
 
           own = watch(worker)
           send(worker, {:cancel, to_worker(own), reply_to})
-          cancelled(await(%{request | worker: worker, reply_to: own}))
+          cancelled(await(sent(request, worker, own)))
       end
     end
   end

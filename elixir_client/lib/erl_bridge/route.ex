@@ -106,6 +106,13 @@ defmodule ErlBridge.Route do
   def reserve_again(%__MODULE__{} = route, wanted, bytes, deadline, on_wait),
     do: Choice.reserve(route, wanted, bytes, deadline, on_wait, :through_its_queue)
 
+  @doc "Takes room on any worker that has it now, as `reserve/5` without its wait; `:full` also of a cluster."
+  @spec take_at_once(t, non_neg_integer) :: {:ok, worker} | :full
+  def take_at_once(%__MODULE__{cluster: nil, waiting: waiting} = route, bytes),
+    do: if(:atomics.get(waiting, 1) == 0, do: take(route, :any, bytes), else: :full)
+
+  def take_at_once(%__MODULE__{}, _bytes), do: :full
+
   @doc "Takes room on a worker that has it now; `:full` where none has."
   @spec take(t, wanted, non_neg_integer) :: {:ok, worker} | :full
   def take(%__MODULE__{} = route, wanted, bytes) do

@@ -97,6 +97,10 @@ defmodule ErlBridge.TraceContext do
   @spec current() :: t | nil
   def current, do: Process.get(__MODULE__)
 
+  @doc "Whether a request of the calling process may belong to a trace, unless it says so itself."
+  @spec any?() :: boolean
+  def any?, do: current() != nil or open_telemetry?()
+
   @doc "Ends what `put/2` began."
   @spec clear() :: :ok
   def clear do

@@ -76,8 +76,10 @@ defmodule ErlBridge.TraceContextTest do
     assert Task.await(Task.async(&TraceContext.current/0)) == nil
     assert {:error, _error} = TraceContext.put("wrong")
     assert TraceContext.current() == context
+    assert TraceContext.any?()
     assert :ok = TraceContext.clear()
     assert TraceContext.current() == nil
+    refute TraceContext.any?()
   end
 
   test "metadata get a span of their own, of the request's trace or the process's" do
