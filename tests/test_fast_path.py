@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import select
 import signal
+import termios
 import threading
 import tracemalloc
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -366,6 +369,44 @@ def test_a_signal_ends_a_wait(spin_us: int) -> None:
         finally:
             killer.join(DEADLINE)
             signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_ends_a_write_to_a_client_that_reads_nothing() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    with waiting() as (transport, theirs, back, _):
+        path = a_fast_path(transport)
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        main = threading.main_thread().ident
+        assert main is not None
+        over = threading.Event()
+
+        def signal_once_it_is_full() -> None:
+            have = array("i", [0])
+            while have[0] < PIPE:
+                fcntl.ioctl(back, termios.FIONREAD, have)
+            while not over.wait(0.01):  # one that comes between two writes is not noticed before the next
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+        sender = threading.Thread(target=signal_once_it_is_full)
+        os.write(theirs, pack(etf.encode(request(1, "large", {a("size"): 4 * PIPE}))))
+        try:
+            sender.start()
+            with pytest.raises(Interrupted):
+                path.read()
+            over.set()
+            assert transport.serving.locked()
+        finally:
+            over.set()
+            sender.join(DEADLINE)
+            signal.signal(signal.SIGUSR1, before)
+
+
+PIPE = 64 * 1024  # bytes in a pipe
 
 
 def test_a_client_that_goes_away_while_it_is_answered_ends_the_input() -> None:

@@ -107,15 +107,33 @@ static int call_lock(PyObject *lock, PyObject *method)
     return nothing ? 0 : -1;
 }
 
-/* The client may be gone; the end of the input says so to the reader. */
-static void write_all(int out, const char *bytes, Py_ssize_t size)
+/* Returns -1 for what a signal raises. The client may be gone; the end of the input says so to the reader. */
+static int write_all(int out, const char *bytes, Py_ssize_t size)
 {
-    Py_BEGIN_ALLOW_THREADS
-    for (ssize_t done; size; bytes += done, size -= done) {
-        if ((done = write(out, bytes, (size_t)size)) < 0 && errno != EINTR) break;
-        if (done < 0) done = 0;
+    while (size) {
+        ssize_t done;
+        Py_BEGIN_ALLOW_THREADS
+        done = write(out, bytes, (size_t)size);
+        Py_END_ALLOW_THREADS
+        if (done < 0 && errno != EINTR) return 0;
+        if (done < 0 && PyErr_CheckSignals() < 0) return -1;
+        if (done < 0) continue;
+        bytes += done;
+        size -= done;
     }
-    Py_END_ALLOW_THREADS
+    return 0;
+}
+
+/* Releases a lock, whatever exception there is. */
+static int release(PyObject *lock)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    int status = call_lock(lock, its.release);
+    if (!type) return status;
+    PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    return -1;
 }
 
 /* Writes what is there: events of a request before its answer. */
@@ -128,9 +146,9 @@ static int flush(FastPath *self)
     }
     if (!self->used) return 0;
     if (call_lock(self->given.writing, its.acquire) < 0) return -1;
-    write_all(self->out, PyByteArray_AS_STRING(self->answers), self->used);
+    int status = write_all(self->out, PyByteArray_AS_STRING(self->answers), self->used);
     self->used = 0;
-    if (call_lock(self->given.writing, its.release) < 0) return -1;
+    if (release(self->given.writing) < 0 || status < 0) return -1;
     return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? PyByteArray_Resize(self->answers, ROOM) : 0;
 }
 
