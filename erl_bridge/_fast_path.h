@@ -36,7 +36,7 @@ static struct {
     PyObject *request_type, *reply_type, *failure_type, *atom_type;
     Py_ssize_t request[REQUEST_SLOTS], reply_result, atom_name;
     PyObject *ok, *message_id, *type, *payload, *metadata, *timestamp, *timeout_ms; /* atoms */
-    PyObject *timeout_text, *acquire, *release, *spins, *learn, *waited;            /* texts */
+    PyObject *timeout_text, *spins, *learn, *waited;                                /* texts */
 } its;
 
 /* ---- from a term to a request ---- */
@@ -113,8 +113,7 @@ static const Named ATOMS_OF[] = {
     {&its.metadata, "metadata"}, {&its.timestamp, "timestamp"},   {&its.timeout_ms, "timeout_ms"},
 };
 static const Named TEXTS[] = {
-    {&its.timeout_text, "timeout_ms"}, {&its.acquire, "acquire"}, {&its.release, "release"},
-    {&its.spins, "spins"},             {&its.learn, "learn"},     {&its.waited, "waited"},
+    {&its.timeout_text, "timeout_ms"}, {&its.spins, "spins"}, {&its.learn, "learn"}, {&its.waited, "waited"},
 };
 
 static int take_all(void)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None: ...
 
 
+_lock = threading.Lock()  # of what any context waits for: one for each would take longer to make than they are held
+
+
 class Context:
     """The request a handler works for.
 
@@ -43,7 +46,6 @@ class Context:
 
     __slots__ = (
         "_last_wait",
-        "_lock",
         "_outlet",
         "_stopped",
         "_waiting",
@@ -68,7 +70,6 @@ class Context:
         self.deadline = deadline
         self._stopped = False
         self._waiting: dict[int, _Waiting] = {}
-        self._lock = threading.Lock()
         self._last_wait = 0
 
     @property
@@ -190,7 +191,7 @@ class Context:
 
         ``result`` is as :func:`check_callback_result` lets it pass.
         """
-        with self._lock:
+        with _lock:
             waiting = self._waiting.get(call_id)
         if waiting is None or waiting.done.is_set():
             return False
@@ -202,13 +203,13 @@ class Context:
 
     def _begin_wait(self) -> tuple[int, _Waiting]:
         waiting = _Waiting()
-        with self._lock:
+        with _lock:
             self._last_wait += 1
             self._waiting[self._last_wait] = waiting
             return self._last_wait, waiting
 
     def _end_wait(self, number: int) -> None:
-        with self._lock:
+        with _lock:
             del self._waiting[number]
 
     # -- ending --------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class Context:
     def stop(self) -> None:
         """Mark the work as ended; whoever waits in :meth:`call` or :meth:`sleep` is woken with :class:`Stopped`."""
         self._stopped = True
-        with self._lock:
+        with _lock:
             waiting = list(self._waiting.values())
         for one in waiting:
             one.stopped = True

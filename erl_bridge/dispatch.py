@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .app import Handler
-    from .context import Outlet
     from .wire.port import Message
 
     AtOnce = Callable[["Client", Request], Reply | Failure | None]
@@ -138,7 +137,9 @@ def at_once(handler: Handler) -> AtOnce | None:
 def _answer_inline(function: Callable[[Any, Context], Any], client: Client, request: Request) -> Reply | Failure:
     outlet = Inline(client, request)
     try:
-        return Reply(request.message_id, function(request.payload, context_of(request, outlet, deadline_of(request))))
+        due = None if request.timeout_ms is None else deadline_of(request)
+        context = Context(outlet, request.request_type, request.message_id, request.metadata, due)
+        return Reply(request.message_id, function(request.payload, context))
     except BaseException as error:
         return failure_of(request, error, outlet.best)
     finally:
@@ -294,11 +295,6 @@ def _order(work: Work) -> tuple[Hashable, int]:
 def deadline_of(request: Request) -> float | None:
     """When the request must be answered, a ``time.monotonic()`` value."""
     return None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
-
-
-def context_of(request: Request, outlet: Outlet, deadline: float | None) -> Context:
-    """What the handler of a request sees of it."""
-    return Context(outlet, request.request_type, request.message_id, request.metadata, deadline)
 
 
 def failure_of(request: Request, error: BaseException, best: Any) -> Failure:
@@ -526,9 +522,10 @@ class Dispatcher:
             work.finish(Reply(work.request.message_id, result))
 
     def _run_thread(self, work: Work) -> Any:
-        context = context_of(work.request, work, work.deadline)
+        request = work.request
+        context = Context(work, request.request_type, request.message_id, request.metadata, work.deadline)
         work.attach(stop=context.stop, answer=context.callback_result)
-        return work.handler(work.request.payload, context)
+        return work.handler(request.payload, context)
 
     def ended(self) -> None:
         """A request was answered."""

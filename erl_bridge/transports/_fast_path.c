@@ -16,11 +16,85 @@
 
 enum { HEADER = 4, ROOM = 4096, READ_SIZE = 65536, WRITE_SIZE = 65536 };
 
+/* ---- a lock that is taken here without Python: as that of threading, which C cannot take ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock lock;
+} Lock;
+
+/* An exception that there is stays. */
+static void acquire(PyObject *lock)
+{
+    PyThread_type_lock inner = ((Lock *)lock)->lock;
+    if (PyThread_acquire_lock(inner, NOWAIT_LOCK)) return;
+    Py_BEGIN_ALLOW_THREADS
+    PyThread_acquire_lock(inner, WAIT_LOCK);
+    Py_END_ALLOW_THREADS
+}
+
+static void release(PyObject *lock) { PyThread_release_lock(((Lock *)lock)->lock); }
+
+static PyObject *lock_new(PyTypeObject *type, PyObject *Py_UNUSED(arguments), PyObject *Py_UNUSED(keywords))
+{
+    Lock *self = (Lock *)type->tp_alloc(type, 0);
+    if (self && !(self->lock = PyThread_allocate_lock())) {
+        Py_CLEAR(self);
+        PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void lock_dealloc(Lock *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->lock) PyThread_free_lock(self->lock);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *lock_acquire(PyObject *self, PyObject *Py_UNUSED(nothing))
+{
+    acquire(self);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *lock_release(PyObject *self, PyObject *Py_UNUSED(arguments))
+{
+    release(self);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef lock_methods[] = {
+    {"acquire", lock_acquire, METH_NOARGS, "Wait until nobody has it, and take it."},
+    {"release", lock_release, METH_NOARGS, "Let go of it; it must be held."},
+    {"__enter__", lock_acquire, METH_NOARGS, NULL},
+    {"__exit__", lock_release, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot lock_slots[] = {
+    {Py_tp_doc, "A lock that compiled code can take; as that of threading otherwise."},
+    {Py_tp_new, lock_new},
+    {Py_tp_dealloc, lock_dealloc},
+    {Py_tp_methods, lock_methods},
+    {0, NULL},
+};
+
+static PyType_Spec lock_spec = {
+    .name = "erl_bridge.transports._fast_path.Lock",
+    .basicsize = sizeof(Lock),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = lock_slots,
+};
+
+static PyObject *lock_type;
+
 /* What a fast path is given; see fast_path.py. */
 typedef struct {
     PyObject *habit;        /* whether to spin before it sleeps; see spinner.py */
-    PyObject *serving;      /* a lock that is held but for the time in which it waits for bytes */
-    PyObject *writing;      /* a lock that who writes holds */
+    PyObject *serving;      /* a Lock that is held but for the time in which it waits for bytes */
+    PyObject *writing;      /* a Lock that who writes holds */
     PyObject *client, *handlers; /* handlers is a dict, from the names of requests to what answers them for a client */
     PyObject *in_flight;    /* a dict that is empty where no request is in flight */
     PyObject *is_in_flight; /* whether the one of an id is */
@@ -100,13 +174,6 @@ static int add_answer(FastPath *self, PyObject *request, PyObject *result)
     return 0;
 }
 
-static int call_lock(PyObject *lock, PyObject *method)
-{
-    PyObject *nothing = PyObject_CallMethodNoArgs(lock, method);
-    Py_XDECREF(nothing);
-    return nothing ? 0 : -1;
-}
-
 /* Returns -1 for what a signal raises. The client may be gone; the end of the input says so to the reader. */
 static int write_all(int out, const char *bytes, Py_ssize_t size)
 {
@@ -124,18 +191,6 @@ static int write_all(int out, const char *bytes, Py_ssize_t size)
     return 0;
 }
 
-/* Releases a lock, whatever exception there is. */
-static int release(PyObject *lock)
-{
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    int status = call_lock(lock, its.release);
-    if (!type) return status;
-    PyErr_Clear();
-    PyErr_Restore(type, value, traceback);
-    return -1;
-}
-
 /* Writes what is there: events of a request before its answer. */
 static int flush(FastPath *self)
 {
@@ -145,10 +200,11 @@ static int flush(FastPath *self)
         if (!nothing) return -1;
     }
     if (!self->used) return 0;
-    if (call_lock(self->given.writing, its.acquire) < 0) return -1;
+    acquire(self->given.writing);
     int status = write_all(self->out, PyByteArray_AS_STRING(self->answers), self->used);
     self->used = 0;
-    if (release(self->given.writing) < 0 || status < 0) return -1;
+    release(self->given.writing);
+    if (status < 0) return -1;
     return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? PyByteArray_Resize(self->answers, ROOM) : 0;
 }
 
@@ -257,20 +313,10 @@ static PyObject *wait_and_read(FastPath *self)
 /* The bytes that come next; none at the end of the input. */
 static PyObject *read_next(FastPath *self)
 {
-    if (call_lock(self->given.serving, its.release) < 0) return NULL;
+    release(self->given.serving);
     PyObject *data = wait_and_read(self);
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    int status = call_lock(self->given.serving, its.acquire);
-    if (status == 0) {
-        PyErr_Restore(type, value, traceback);
-        return data;
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    Py_XDECREF(data);
-    return NULL;
+    acquire(self->given.serving);
+    return data;
 }
 
 PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
@@ -305,8 +351,8 @@ static PyObject *new(PyTypeObject *type, PyObject *arguments, PyObject *keywords
     long long spin_ns, preempted_ns;
     Py_ssize_t max_frame;
     Given g;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iinLLOOOOO!O!OOOO!OOO!", names, &in, &out, &max_frame, &spin_ns, &preempted_ns, &g.habit,
-                                     &g.serving, &g.writing, &g.client, &PyDict_Type, &g.handlers, &PyDict_Type, &g.in_flight,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iinLLOO!O!OO!O!OOOO!OOO!", names, &in, &out, &max_frame, &spin_ns, &preempted_ns, &g.habit,
+                                     lock_type, &g.serving, lock_type, &g.writing, &g.client, &PyDict_Type, &g.handlers, &PyDict_Type, &g.in_flight,
                                      &g.is_in_flight, &g.parse, &g.hand_over, &PyList_Type, &g.held, &g.write_held,
                                      &g.limits, &PyFrozenSet_Type, &g.vocabulary)) {
         return NULL;
@@ -382,10 +428,11 @@ static struct PyModuleDef definition = {
 /* What is taken here is kept as long as the process: the codec lets nobody else but the main interpreter come so far. */
 PyMODINIT_FUNC PyInit__fast_path(void)
 {
-    if (take_all() < 0) return NULL;
+    if (take_all() < 0 || !(lock_type = PyType_FromSpec(&lock_spec))) return NULL;
     PyObject *module = PyModule_Create(&definition);
     PyObject *type = module ? PyType_FromSpec(&type_spec) : NULL;
     int status = type ? PyModule_AddObjectRef(module, "FastPath", type) : -1;
+    if (status == 0) status = PyModule_AddObjectRef(module, "Lock", lock_type);
     Py_XDECREF(type);
     if (status < 0) Py_CLEAR(module);
     return module;

@@ -1,7 +1,12 @@
 # Made of _fast_path.c; see fast_path.py.
 
-from threading import Lock
-from typing import Any
+from typing import Any, Literal
+
+class Lock:
+    def acquire(self) -> Literal[True]: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> Literal[True]: ...
+    def __exit__(self, *args: object) -> None: ...
 
 class FastPath:
     def __new__(

@@ -6,10 +6,10 @@ one write.
 
 from __future__ import annotations
 
-import threading
 from threading import get_ident
 
 from ..messages import Failure, Hello
+from .locks import new_lock
 
 WRITE_SIZE = 64 * 1024  # bytes of answers that are not held back for more
 
@@ -101,7 +101,7 @@ class Outbox:
         self._transport = transport
         self._session = session
         self._reader = get_ident()
-        self.lock = threading.Lock()  # held by who writes
+        self.lock = new_lock()  # held by who writes
         self.parts: list[bytes] = []  # what is held, always the same list
         self._held = 0  # bytes
 

@@ -10,9 +10,9 @@ import contextlib
 import os
 import select
 import sys
-import threading
 
 from .base import WRITE_SIZE
+from .locks import new_lock
 from .spinner import SPIN_US, Spinner
 
 READ_SIZE = 64 * 1024
@@ -30,7 +30,7 @@ class PortTransport:
         self.fd_in = fd_in
         self.fd_out = fd_out
         self._read_size = READ_SIZE
-        self.serving = threading.Lock()  # held but for the time in which read waits
+        self.serving = new_lock()  # held but for the time in which read waits
         self.serving.acquire()
         poll = select.poll()
         poll.register(fd_in, select.POLLIN)
