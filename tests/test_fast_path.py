@@ -11,7 +11,7 @@ import termios
 import threading
 import tracemalloc
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -339,70 +339,60 @@ def test_bytes_are_waited_for_with_a_spin_and_without() -> None:
             )
 
 
+class Interrupted(BaseException):
+    """What the handler of a signal raises."""
+
+
+@contextmanager
+def signals_once(is_time: Callable[[], object]) -> Iterator[None]:
+    """Signals for this thread, whose handler raises, from the moment on when ``is_time`` returns.
+
+    More than one: what comes just before a call to the system is not noticed before that returns.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise Interrupted
+
+    def send_signals() -> None:
+        is_time()
+        while not over.wait(0.01):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    main, over = threading.get_ident(), threading.Event()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sender.join(DEADLINE)
+        signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.mark.parametrize("spin_us", [0, 10_000_000])
 def test_a_signal_ends_a_wait(spin_us: int) -> None:
     """As with Ctrl-C: what the handler of a signal raises comes out of the wait."""
-
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
     with waiting(spin_us) as (transport, *_):
         path = a_fast_path(transport)
-        before = signal.signal(signal.SIGUSR1, interrupt)
-        main = threading.main_thread().ident
-        assert main is not None
-        # The lock is free once it waits; a signal that comes before ends it as well.
-        killer = threading.Thread(
-            target=lambda: (
-                transport.serving.acquire(),
-                transport.serving.release(),
-                signal.pthread_kill(main, signal.SIGUSR1),
-            )
-        )
-        try:
-            killer.start()
-            with pytest.raises(Interrupted):
-                path.read()
-        finally:
-            killer.join(DEADLINE)
-            signal.signal(signal.SIGUSR1, before)
+        # The lock is free once it waits.
+        once_it_waits = signals_once(lambda: (transport.serving.acquire(), transport.serving.release()))
+        with once_it_waits, pytest.raises(Interrupted):
+            path.read()
 
 
 def test_a_signal_ends_a_write_to_a_client_that_reads_nothing() -> None:
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    def wait_until_it_is_full() -> None:
+        have = array("i", [0])
+        while have[0] < PIPE:
+            fcntl.ioctl(back, termios.FIONREAD, have)
 
     with waiting() as (transport, theirs, back, _):
         path = a_fast_path(transport)
-        before = signal.signal(signal.SIGUSR1, interrupt)
-        main = threading.main_thread().ident
-        assert main is not None
-        over = threading.Event()
-
-        def signal_once_it_is_full() -> None:
-            have = array("i", [0])
-            while have[0] < PIPE:
-                fcntl.ioctl(back, termios.FIONREAD, have)
-            while not over.wait(0.01):  # one that comes between two writes is not noticed before the next
-                signal.pthread_kill(main, signal.SIGUSR1)
-
-        sender = threading.Thread(target=signal_once_it_is_full)
         os.write(theirs, pack(etf.encode(request(1, "large", {a("size"): 4 * PIPE}))))
-        try:
-            sender.start()
-            with pytest.raises(Interrupted):
-                path.read()
-            over.set()
-        finally:
-            over.set()
-            sender.join(DEADLINE)
-            signal.signal(signal.SIGUSR1, before)
+        with signals_once(wait_until_it_is_full), pytest.raises(Interrupted):
+            path.read()
 
 
 PIPE = 64 * 1024  # bytes in a pipe
