@@ -103,10 +103,17 @@ static Py_ssize_t begin_frame(PyObject *frame, const FoundCall *call)
     return size;
 }
 
+/* Whether an answer is sure to take more than a fragment, or likely, as an echo of what is large: it is not encoded twice. */
+static int is_large(const FoundCall *call, PyObject *result)
+{
+    return call->stop - call->begin >= FRAGMENT || (PyBytes_CheckExact(result) && PyBytes_GET_SIZE(result) >= FRAGMENT) ||
+           (PyUnicode_CheckExact(result) && PyUnicode_GET_LENGTH(result) >= FRAGMENT);
+}
+
 /* The frame of an answer; NULL where it is for others. */
 static PyObject *frame_of(FastPath *self, const FoundCall *call, PyObject *frame, PyObject *request, PyObject *result)
 {
-    Py_ssize_t size = begin_frame(frame, call);
+    Py_ssize_t size = is_large(call, result) ? -1 : begin_frame(frame, call);
     PyObject *term = size < 0 ? NULL : PyTuple_Pack(2, its.ok, result);
     if (!term) return NULL;
     /* Within a frame a term has no version byte: it is written over the byte before, which is then put back. */
@@ -123,6 +130,14 @@ static PyObject *frame_of(FastPath *self, const FoundCall *call, PyObject *frame
 
 /* ---- a call ---- */
 
+/* Gives a large buffer back; see transports/_fast_path.c. */
+static int begin_anew(FastPath *self)
+{
+    PyObject *fresh = PyByteArray_FromStringAndSize(NULL, ROOM);
+    if (fresh) Py_SETREF(self->frame, fresh);
+    return fresh ? 0 : -1;
+}
+
 /* The frame that answers the request, or the request and the message that others are to answer it with. */
 static PyObject *answer_request(FastPath *self, const FoundCall *call, PyObject *request, PyObject *handler)
 {
@@ -134,7 +149,7 @@ static PyObject *answer_request(FastPath *self, const FoundCall *call, PyObject 
         frame = frame_of(self, call, buffer, request, *slot_of(message, its.reply_result));
         self->frame = buffer;
         if (!frame) PyErr_Clear(); /* it is met again */
-        if (PyByteArray_GET_SIZE(buffer) > 2 * FRAGMENT && PyByteArray_Resize(buffer, ROOM) < 0) Py_CLEAR(frame);
+        if (PyByteArray_GET_SIZE(buffer) > 2 * FRAGMENT && begin_anew(self) < 0) Py_CLEAR(frame);
     }
     if (!frame && !PyErr_Occurred()) frame = PyTuple_Pack(2, request, message);
     Py_DECREF(message);

@@ -191,6 +191,14 @@ static int write_all(int out, const char *bytes, Py_ssize_t size)
     return 0;
 }
 
+/* Gives a large buffer back. To shrink it would make malloc ask the system for each large one, whose pages are all new. */
+static int begin_anew(FastPath *self)
+{
+    PyObject *fresh = PyByteArray_FromStringAndSize(NULL, ROOM);
+    if (fresh) Py_SETREF(self->answers, fresh);
+    return fresh ? 0 : -1;
+}
+
 /* Writes what is there: events of a request before its answer. */
 static int flush(FastPath *self)
 {
@@ -205,7 +213,7 @@ static int flush(FastPath *self)
     self->used = 0;
     release(self->given.writing);
     if (status < 0) return -1;
-    return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? PyByteArray_Resize(self->answers, ROOM) : 0;
+    return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? begin_anew(self) : 0;
 }
 
 /* Answers a request with the message of its handler, or leaves it to others: a failure, a result that cannot be sent. */
