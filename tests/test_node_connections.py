@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class Peer:
         self.frames = FrameReader()
         self.received: list[bytes] = []
         self.sequence = 0
+        self._held: list[bytes] | None = None
 
     def _shake(self, machine: Initiator) -> None:
         self.socket.sendall(machine.begin())
@@ -110,7 +112,22 @@ class Peer:
         self.sequence += 1
         flags = self.flags & capabilities.OURS
         encoded = b"".join(map(etf.encode, payload))
-        self.socket.sendall(b"".join(dist.frames(flags, etf.encode(control), encoded, self.sequence)))
+        self._write(b"".join(dist.frames(flags, etf.encode(control), encoded, self.sequence)))
+
+    def _write(self, data: bytes) -> None:
+        if self._held is None:
+            self.socket.sendall(data)
+        else:
+            self._held.append(data)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent meanwhile goes at once, so that the node reads it at once."""
+        held: list[bytes] = []
+        self._held = held
+        yield
+        self._held = None
+        self.socket.sendall(b"".join(held))
 
     def receive(self) -> bytes | None:
         """The next frame that is no tick; None at the end."""
@@ -416,8 +433,9 @@ def test_an_answer_for_which_there_is_no_room_is_an_error_of_work_that_was_done(
     _, name, port = listening(start, "--max-queued", "1000000")
     peer = Peer(port, name, WHOLE)
     count = 100
-    for message_id in range(count):
-        ask(peer, message_id, "large_inline", bytes=500_000)
+    with peer.together():
+        for message_id in range(count):
+            ask(peer, message_id, "large_inline", bytes=500_000)
     answers = [told(peer) for _ in range(count)]
     assert sorted(message_id for _, message_id, _ in answers) == list(range(count))
     errors = [result[1] for _, _, result in answers if result[0] is a("error")]
