@@ -1,6 +1,6 @@
 defmodule ErlBridge.OsProcess do
   @moduledoc """
-  Signals to processes of the operating system.
+  Processes of the operating system: signals to them, and the shell's commands.
 
       iex> ErlBridge.OsProcess.alive?(String.to_integer(System.pid()))
       true
@@ -53,7 +53,14 @@ defmodule ErlBridge.OsProcess do
   # The shell's own `kill`: the program of that name is missing from small containers.
   defp kill(os_pid, signal), do: shell("kill -#{signal} #{os_pid} && echo sent") == "sent"
 
+  @doc """
+  What a command of the shell prints to stdout, without blanks around it.
+
+      iex> ErlBridge.OsProcess.shell("echo one; echo two >&2")
+      "one"
+  """
   # Not System.cmd/3, which leaves an exit of its port with a caller that traps exits.
-  defp shell(command),
+  @spec shell(String.t()) :: String.t()
+  def shell(command),
     do: "(#{command}) 2>/dev/null" |> to_charlist() |> :os.cmd() |> to_string() |> String.trim()
 end

@@ -38,9 +38,10 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
 
   The status is 0 when all is done, 1 after an error and 2 when the command line is wrong.
 
-  When the time is over, or on `SIGTERM`, `SIGHUP` or `SIGQUIT` (Ctrl-\\ on a terminal), the best
-  program so far is saved, if there is one, and the status is 1. Ctrl-C is for the menu of the
-  virtual machine: what is chosen there saves nothing.
+  When the time is over, on Ctrl-C, `SIGTERM`, `SIGHUP` or `SIGQUIT`, the best program so far is
+  saved, if there is one, and the status is 1. Ctrl-C pressed again ends at once, with status 130,
+  and saves nothing. (Meanwhile it sends `SIGQUIT`, for the virtual machine keeps `SIGINT` to
+  itself.)
   """
 
   use Mix.Task

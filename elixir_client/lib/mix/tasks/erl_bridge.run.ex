@@ -6,8 +6,9 @@ defmodule Mix.Tasks.ErlBridge.Run do
 
       mix erl_bridge.run [options]
 
-  Prints what Python said when it started, then its stderr as it comes. Ends on Ctrl-C or at the
-  end of the input.
+  Prints what Python said when it started, then its stderr as it comes. On Ctrl-C, `SIGTERM`,
+  `SIGHUP`, `SIGQUIT`, or at the end of the input the bridge is stopped, and the status is 0.
+  Ctrl-C pressed again ends at once, with status 130.
 
   ## Options
 
@@ -20,6 +21,8 @@ defmodule Mix.Tasks.ErlBridge.Run do
 
   use Mix.Task
 
+  alias ErlBridge.Signals
+
   @requirements ["app.start"]
   @switches [python: :string, app: :string, cd: :string, preload: :boolean]
 
@@ -27,12 +30,18 @@ defmodule Mix.Tasks.ErlBridge.Run do
   def run(arguments),
     do: Mix.ErlBridge.with_options(arguments, @switches, @moduledoc, &keep/1)
 
+  # Asked to end while Python starts, it waits for that, and ends it in order.
   defp keep(options) do
+    keeper = self()
+    Signals.during(fn -> start_and_wait(options) end, fn _signal -> send(keeper, :stop) end)
+  end
+
+  defp start_and_wait(options) do
     case ErlBridge.start_link(options) do
       {:ok, bridge} ->
         {:ok, hello} = ErlBridge.hello(bridge)
         Mix.shell().info(facts(hello))
-        wait_for_end_of_input()
+        wait()
         ErlBridge.stop(bridge)
 
       {:error, error} ->
@@ -52,10 +61,16 @@ defmodule Mix.Tasks.ErlBridge.Run do
     """
   end
 
-  defp wait_for_end_of_input do
+  defp wait do
+    keeper = self()
+    spawn_link(fn -> send(keeper, read_to_end()) end)
+    receive do: (reason when reason in [:stop, :end_of_input] -> :ok)
+  end
+
+  defp read_to_end do
     case IO.read(:stdio, :line) do
-      line when is_binary(line) -> wait_for_end_of_input()
-      _end -> :ok
+      line when is_binary(line) -> read_to_end()
+      _end -> :end_of_input
     end
   end
 end
