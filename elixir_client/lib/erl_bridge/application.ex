@@ -1,8 +1,7 @@
 defmodule ErlBridge.Application do
   @moduledoc false
 
-  # What all bridges share: the names of their parts, the routes that callers take, and what sees
-  # Pythons to their end.
+  # What all bridges share: the names of their parts, and the routes that callers take.
 
   use Application
 
@@ -14,8 +13,7 @@ defmodule ErlBridge.Application do
 
     children = [
       {Registry, keys: :unique, name: ErlBridge.Registry},
-      ErlBridge.Routes,
-      ErlBridge.Reaper
+      ErlBridge.Routes
     ]
 
     Supervisor.start_link(children, strategy: :one_for_one, name: ErlBridge.Supervisor)

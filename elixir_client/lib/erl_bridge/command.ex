@@ -8,8 +8,9 @@ defmodule ErlBridge.Command do
   """
 
   # Python's stderr goes into the pipe; `exec` makes the shell become the launcher and the
-  # launcher become Python, so that the port's OS process is Python itself.
-  @script ~S(pipe=$1; shift; exec "$@" 2>"$pipe")
+  # launcher become Python, so that the port's OS process is Python itself. To open one end of a pipe
+  # waits for the other end, which may be gone with the node: not so to open both.
+  @script ~S([ -p "$1" ] && exec 9<>"$1" 2>"$1" 9>&- && shift && exec "$@")
 
   @doc "What `Port.open/2` takes to start Python with its stderr going into `pipe`."
   @spec port(map, Path.t()) :: {{:spawn_executable, Path.t()}, list}

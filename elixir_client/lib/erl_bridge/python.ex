@@ -6,17 +6,15 @@ defmodule ErlBridge.Python do
   reader of a file.
   """
 
-  alias ErlBridge.{Command, Error, OsProcess, Protocol, Reaper, Stderr}
+  alias ErlBridge.{Command, Error, OsProcess, Protocol, Stderr}
 
-  @enforce_keys [:port, :os_pid, :watch, :stderr, :pipe]
-  defstruct [:port, :os_pid, :watch, :stderr, :pipe, :hello]
+  @enforce_keys [:port, :os_pid, :stderr]
+  defstruct [:port, :os_pid, :stderr, :hello]
 
   @type t :: %__MODULE__{
           port: port,
           os_pid: pos_integer,
-          watch: reference,
           stderr: pid,
-          pipe: Path.t(),
           hello: map | nil
         }
 
@@ -29,8 +27,8 @@ defmodule ErlBridge.Python do
   @doc "Starts Python. Its first frame is its hello, for `greet/2`."
   @spec start(map) :: {:ok, t} | {:error, Error.t()}
   def start(options) do
-    case Stderr.make_pipe() do
-      {:ok, pipe} -> {:ok, open(options, pipe)}
+    case Stderr.start_link(options.log_level) do
+      {:ok, stderr, pipe} -> {:ok, open(options, stderr, pipe)}
       {:error, why} -> {:error, Error.not_started("no pipe for Python's stderr: #{why}")}
     end
   end
@@ -40,7 +38,7 @@ defmodule ErlBridge.Python do
   def greet(%__MODULE__{} = python, frame) do
     case Protocol.decode(frame) do
       {:ok, {:hello, %{protocol: 1, limits: %{max_frame_bytes: _}} = hello}} ->
-        Stderr.remove_pipe(python.pipe)
+        Stderr.opened(python.stderr)
         {:ok, %{python | hello: hello}}
 
       other ->
@@ -90,8 +88,6 @@ defmodule ErlBridge.Python do
   @doc "Puts away what is left of a Python that has ended. Returns the last lines of its stderr."
   @spec close(t) :: [String.t()]
   def close(%__MODULE__{} = python) do
-    Reaper.release(python.watch)
-    Stderr.remove_pipe(python.pipe)
     close_port(python.port)
     Stderr.stop(python.stderr, @last_words_ms)
   end
@@ -102,13 +98,12 @@ defmodule ErlBridge.Python do
     ArgumentError -> :closed_already
   end
 
-  defp open(options, pipe) do
+  defp open(options, stderr, pipe) do
     {executable, port_options} = Command.port(options, pipe)
     port = Port.open(executable, port_options)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
-    watch = Reaper.watch(os_pid)
-    {:ok, stderr} = Stderr.start_link(pipe, options.log_level, "python #{os_pid}")
-    %__MODULE__{port: port, os_pid: os_pid, watch: watch, stderr: stderr, pipe: pipe}
+    Stderr.written_by(stderr, os_pid)
+    %__MODULE__{port: port, os_pid: os_pid, stderr: stderr}
   end
 
   defp ended?(%__MODULE__{port: port}) do

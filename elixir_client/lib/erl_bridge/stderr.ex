@@ -4,69 +4,133 @@ defmodule ErlBridge.Stderr do
   messages. What Python's `logging` wrote has a level of its own.
 
   A port cannot tell a program's stderr from its stdout, and leaves it to the terminal of the
-  node. So Python writes its stderr into a named pipe, and a second port reads that pipe through
-  `cat`. This process owns the second port: a flood of lines holds up neither the worker nor
-  Python, and nothing is written to disk. The pipe has a name only until both ends have opened it.
+  node. So Python writes its stderr into a named pipe, and a second port reads that pipe. This process
+  owns the second port: a flood of lines holds up neither the worker nor Python, and nothing is
+  written to disk.
+
+  The program of the second port, a shell, also sees to it that nothing is left, whatever dies first
+  and when, the whole node too: it makes the pipe, holds both ends of it until Python has opened it, so
+  that nobody ever waits for the other end, takes its name away, and kills a Python that lives on for
+  three seconds after the owner of its port, being suspended or stuck. (Others end by themselves then,
+  because their input does.)
   """
 
   use GenServer
-
-  alias ErlBridge.Reaper
 
   require Logger
 
   @kept 50
   @longest_line 4096
 
-  @doc "Makes the named pipe, readable by this user only."
-  @spec make_pipe() :: {:ok, Path.t()} | {:error, String.t()}
-  def make_pipe do
-    name = "erl_bridge-#{System.pid()}-#{System.unique_integer([:positive])}.stderr"
-    path = Path.join(System.tmp_dir!(), name)
+  # It hears words from its input, and knows by the end of it that this process is gone. Only `cat`
+  # keeps its output, so that the end of that is the end of Python's stderr.
+  @script ~S"""
+  trap '' PIPE
+  mkfifo -m 600 "$1" 2>&1 && exec 3<>"$1" 4<"$1" || exit
+  echo ready
+  cat <&4 3>&- 2>/dev/null &
+  exec >/dev/null 2>&1 4<&-
 
-    case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
-      {_output, 0} -> {:ok, path}
-      {output, _status} -> {:error, String.trim(output)}
+  opened() {
+    rm -f "$1"
+    exec 3>&-
+  }
+
+  python=
+  while read -r word; do
+    case $word in
+      opened) opened "$1" ;;
+      over) python= ;;
+      *) python=$word ;;
+    esac
+  done
+
+  opened "$1"
+  if [ -n "$python" ]; then
+    for second in 1 2 3; do
+      ! kill -0 "$python" || sleep 1
+    done
+    kill -KILL "$python"
+  fi
+  kill $!
+  wait
+  """
+
+  @doc """
+  Starts it, for a process that traps exits; what comes is logged at `level` unless it says otherwise,
+  or not at all for `:none`. Gives also the name of the pipe, readable by this user only, that
+  Python's stderr is to go into.
+  """
+  @spec start_link(Logger.level() | :none) :: {:ok, pid, Path.t()} | {:error, String.t()}
+  def start_link(level) do
+    case GenServer.start_link(__MODULE__, level) do
+      {:ok, stderr} -> {:ok, stderr, GenServer.call(stderr, :pipe)}
+      {:error, {:shutdown, why}} -> {:error, why}
     end
   end
 
-  @doc "Removes the pipe's name, which is needed only until both ends have opened it."
-  @spec remove_pipe(Path.t()) :: :ok
-  def remove_pipe(path) do
-    _gone_already = File.rm(path)
-    :ok
-  end
+  @doc "Says which OS process writes into the pipe. It is killed if it outlives this process for long."
+  @spec written_by(pid, pos_integer) :: :ok
+  def written_by(stderr, os_pid), do: GenServer.cast(stderr, {:written_by, os_pid})
 
-  @doc "Starts reading the pipe; lines are logged at `level` under `name`, or not at all for `:none`."
-  @spec start_link(Path.t(), Logger.level() | :none, String.t()) :: {:ok, pid}
-  def start_link(pipe, level, name), do: GenServer.start_link(__MODULE__, {pipe, level, name})
+  @doc "Says that Python has opened the pipe, which needs no name any more."
+  @spec opened(pid) :: :ok
+  def opened(stderr), do: GenServer.cast(stderr, :opened)
 
   @doc """
-  Ends the reading and gives the last lines, oldest first.
+  Ends the reading, when Python has ended, and gives the last lines, oldest first.
 
-  Waits up to `timeout` ms for the writers to close the pipe, so that nothing they wrote is lost.
+  Waits up to `timeout` ms for other writers to close the pipe, so that nothing they wrote is lost.
   """
   @spec stop(pid, non_neg_integer) :: [String.t()]
   def stop(stderr, timeout), do: GenServer.call(stderr, {:stop, timeout}, :infinity)
 
   @impl true
-  def init({pipe, level, name}) do
-    # The name may be gone before it is read, when Python is stopped as it starts.
-    arguments = ["-c", ~S(exec cat "$1" 2>/dev/null), "stderr", pipe]
-    options = [:binary, :exit_status, :hide, {:line, @longest_line}, args: arguments]
+  def init(level) do
+    name = "erl_bridge-#{System.pid()}-#{System.unique_integer([:positive])}.stderr"
+    path = Path.join(System.tmp_dir!(), name)
+    arguments = ["-c", @script, "stderr", path]
+    options = [:binary, :eof, :exit_status, :hide, {:line, @longest_line}, args: arguments]
     port = Port.open({:spawn_executable, System.find_executable("sh")}, options)
-    # It waits for ever to open a pipe whose writer died before it had opened its own end.
-    with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: Reaper.watch(os_pid, 0)
-    {:ok, %{port: port, level: level, name: name, lines: [], open?: true, stopping: nil}}
+    state = %{port: port, pipe: path, level: level, name: "python", lines: [], open?: true}
+
+    receive do
+      {^port, {:data, {:eol, "ready"}}} -> {:ok, Map.put(state, :stopping, nil)}
+      {^port, {:data, {_eol, why}}} -> {:stop, {:shutdown, why}}
+      {^port, :eof} -> {:stop, {:shutdown, "#{path} cannot be opened"}}
+    end
   end
 
   @impl true
-  def handle_call({:stop, _timeout}, _from, %{open?: false} = state),
-    do: {:stop, :normal, Enum.reverse(state.lines), state}
+  def handle_call(:pipe, _from, state), do: {:reply, state.pipe, state}
+
+  def handle_call({:stop, _timeout}, _from, %{open?: false} = state) do
+    tell(state, "over")
+    {:stop, :normal, Enum.reverse(state.lines), state}
+  end
 
   def handle_call({:stop, timeout}, from, state) do
+    tell(state, "opened\nover")
     Process.send_after(self(), :stop, timeout)
     {:noreply, %{state | stopping: from}}
+  end
+
+  @impl true
+  def handle_cast({:written_by, os_pid}, state) do
+    tell(state, "#{os_pid}")
+    {:noreply, %{state | name: "python #{os_pid}"}}
+  end
+
+  def handle_cast(:opened, state) do
+    tell(state, "opened")
+    {:noreply, state}
+  end
+
+  # A port is closed when its shell was killed.
+  defp tell(state, words) do
+    Port.command(state.port, words <> "\n")
+  rescue
+    ArgumentError -> :gone
   end
 
   @impl true
@@ -79,12 +143,18 @@ defmodule ErlBridge.Stderr do
     {:noreply, %{state | lines: Enum.take(kept, @kept)}}
   end
 
-  def handle_info({port, {:exit_status, _status}}, %{port: port, stopping: nil} = state),
-    do: {:noreply, %{state | open?: false}}
+  def handle_info({port, :eof}, %{port: port} = state), do: ended(state)
 
-  def handle_info({port, {:exit_status, _status}}, %{port: port} = state), do: answer(state)
+  # Of a shell that was killed. To write to it would end this process.
+  def handle_info({port, {:exit_status, _status}}, %{port: port} = state) do
+    Port.close(port)
+    {:noreply, state}
+  end
 
   def handle_info(:stop, state), do: answer(state)
+
+  defp ended(%{stopping: nil} = state), do: {:noreply, %{state | open?: false}}
+  defp ended(state), do: answer(state)
 
   defp answer(state) do
     GenServer.reply(state.stopping, Enum.reverse(state.lines))

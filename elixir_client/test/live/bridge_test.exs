@@ -178,7 +178,7 @@ defmodule ErlBridge.BridgeTest do
 
       assert :ok = ErlBridge.stop(bridge)
       assert {:error, %Error{type: :process_crashed}} = ErlBridge.await(request)
-      assert_ended(os_pid)
+      Live.await_ended(os_pid)
     end
 
     test "what has ended is stopped already" do
@@ -192,7 +192,7 @@ defmodule ErlBridge.BridgeTest do
       OsProcess.signal(os_pid, "STOP")
 
       Process.exit(bridge, :kill)
-      assert_ended(os_pid)
+      Live.await_ended(os_pid)
     end
 
     @tag :capture_log
@@ -201,7 +201,7 @@ defmodule ErlBridge.BridgeTest do
       os_pid = Live.os_pid(bridge)
 
       Process.exit(bridge, :kill)
-      assert_ended(os_pid)
+      Live.await_ended(os_pid)
     end
   end
 
@@ -235,7 +235,7 @@ defmodule ErlBridge.BridgeTest do
 
       OsProcess.signal(os_pid, "KILL")
       assert_receive {^node, {:exit_status, 137}}
-      Enum.each(pythons, &assert_ended/1)
+      Enum.each(pythons, &Live.await_ended/1)
     end
 
     # The processes below a process; where there is no /proc, none are known.
@@ -288,11 +288,5 @@ defmodule ErlBridge.BridgeTest do
       assert log =~ ~r/\[warn(ing)?\] \[python \d+\] shop: look out/
       assert log =~ ~r/\[critical\] \[python \d+\] shop: too late/
     end
-  end
-
-  defp assert_ended(os_pid) do
-    script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
-    watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])
-    assert_receive {^watcher, {:exit_status, 0}}
   end
 end

@@ -57,12 +57,7 @@ defmodule ErlBridge.Live do
 
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     # Its stdin and stdout close with this process; only a signal ends it.
-    watch = ErlBridge.Reaper.watch(os_pid)
-
-    on_exit(fn ->
-      ErlBridge.OsProcess.signal(os_pid, "TERM")
-      ErlBridge.Reaper.release(watch)
-    end)
+    on_exit(fn -> ErlBridge.OsProcess.signal(os_pid, "TERM") end)
 
     assert_receive {^port, {:data, {:eol, "ready tcp " <> place}}}
     [_host, number] = String.split(place)
@@ -82,6 +77,15 @@ defmodule ErlBridge.Live do
   def os_pid(bridge) do
     {:ok, %{os_pid: os_pid}} = ErlBridge.hello(bridge)
     os_pid
+  end
+
+  @doc "Returns when there is no such OS process any more."
+  @spec await_ended(pos_integer) :: :ok
+  def await_ended(os_pid) do
+    script = "while kill -0 #{os_pid} 2>/dev/null; do sleep 0.05; done"
+    watcher = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: ["-c", script]])
+    assert_receive {^watcher, {:exit_status, 0}}
+    :ok
   end
 
   @doc "A folder of this test alone, which is removed after it: import it and `setup :tmp_dir`."

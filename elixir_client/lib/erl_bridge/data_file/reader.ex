@@ -87,7 +87,7 @@ defmodule ErlBridge.DataFile.Reader do
         {port, {:data, _frame}} = message,
         %{open?: false, python: %{port: port}} = state
       ) do
-    Stderr.remove_pipe(state.python.pipe)
+    Stderr.opened(state.python.stderr)
     handle_info(message, %{state | open?: true})
   end
 
