@@ -42,4 +42,10 @@ defmodule ErlBridge.ProductionGuideTest do
     assert [_one | _more] = scripts = Regex.scan(~r/ eval '(.*?)'/, @guide)
     for [_all, code] <- scripts, do: assert({_call, _, []} = Code.string_to_quoted!(code))
   end
+
+  test "the stages of its Docker file are of one Debian, and the last is not root's" do
+    [stages, user] = for name <- ["FROM", "USER"], do: Regex.scan(~r/^#{name} (\S+)/m, @guide)
+    assert [[_first, debian], [_last, debian]] = stages
+    assert [[_user, "1000"]] = user
+  end
 end
