@@ -185,7 +185,7 @@ defmodule ErlBridge.Doctor do
 
     case started do
       {:ok, bridge} -> {:ok, "hello after #{div(us, 1_000)} ms", %{bridge: bridge}}
-      {:error, %Error{} = error} -> {:failed, Exception.message(error), @setup}
+      {:error, %Error{} = error} -> {:failed, Exception.message(error), cure(error)}
     end
   end
 
@@ -222,6 +222,10 @@ defmodule ErlBridge.Doctor do
         {:failed, "#{version}, #{executable}",
          "install one of #{Enum.join(Interpreter.supported(), ", ")}, and #{@setup}"}
   end
+
+  # Of a Python that was started there are its last words; else the message says what to do.
+  defp cure(%Error{context: %{stderr: _lines}}), do: @setup
+  defp cure(%Error{}), do: nil
 
   # The folder is made when there is something to put into it.
   defp existing(folder),

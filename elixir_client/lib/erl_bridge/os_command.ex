@@ -1,12 +1,25 @@
 defmodule ErlBridge.OsCommand do
   @moduledoc """
-  A program of the operating system that is run to its end and heard line by line.
+  A program of the operating system that is run to its end and heard line by line. When the calling
+  process ends first, or the node, so does the program, with all that it has started.
 
       iex> test = self()
       iex> ErlBridge.OsCommand.run("sh", ["-c", "echo one; echo two >&2; exit 3"], &send(test, &1))
       {3, ["one", "two"]}
       iex> receive do line -> line end
       "one"
+  """
+
+  # The port's process leads a group of its own, and its input ends with the port.
+  @guarded """
+  exec 3<&0
+  "$@" </dev/null 3<&- &
+  program=$!
+  { read -r _; kill -KILL -$$; } <&3 >/dev/null 2>&1 &
+  wait $program
+  status=$?
+  kill $!
+  exit $status
   """
 
   @kept 200
@@ -27,8 +40,10 @@ defmodule ErlBridge.OsCommand do
   end
 
   defp open(path, arguments, options) do
+    arguments = ["-c", @guarded, "sh", path | arguments]
+
     Port.open(
-      {:spawn_executable, path},
+      {:spawn_executable, "/bin/sh"},
       [:binary, :exit_status, :hide, :stderr_to_stdout, {:line, @longest_line}, args: arguments] ++
         options
     )

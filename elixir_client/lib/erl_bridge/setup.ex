@@ -43,6 +43,8 @@ defmodule ErlBridge.Setup do
   @cures [
     {~r/No space left on device/, "make room on the disk"},
     {~r/DO NOT MATCH THE HASHES/, "the index or the folder has other files than the lock names"},
+    {~r/CERTIFICATE_VERIFY_FAILED/,
+     "the certificate of the index is signed by nobody whom Python trusts: set PIP_CERT to the file of your authority's certificate"},
     {~r/NewConnectionError|Max retries|name resolution|timed out/,
      "no package index is in reach: set PIP_INDEX_URL or a proxy, or install from a folder with --wheels DIR"},
     {~r/No matching distribution|Could not find a version/,

@@ -59,11 +59,20 @@ defmodule ErlBridge.Stderr do
   @doc """
   Starts it, for a process that traps exits; what comes is logged at `level` unless it says otherwise,
   or not at all for `:none`. Gives also the name of the pipe, readable by this user only, that
-  Python's stderr is to go into.
+  Python's stderr is to go into. It is in `folder`; `nil` says that there is none for such a thing.
   """
-  @spec start_link(Logger.level() | :none) :: {:ok, pid, Path.t()} | {:error, String.t()}
-  def start_link(level) do
-    case GenServer.start_link(__MODULE__, level) do
+  @spec start_link(Logger.level() | :none, Path.t() | nil) ::
+          {:ok, pid, Path.t()} | {:error, String.t()}
+  def start_link(level, folder \\ System.tmp_dir())
+
+  def start_link(_level, nil) do
+    {:error,
+     "there is no folder for temporary files that can be written; set TMPDIR to one, or mount one: " <>
+       "`docker run --tmpfs /tmp`"}
+  end
+
+  def start_link(level, folder) do
+    case GenServer.start_link(__MODULE__, {level, folder}) do
       {:ok, stderr} -> {:ok, stderr, GenServer.call(stderr, :pipe)}
       {:error, {:shutdown, why}} -> {:error, why}
     end
@@ -86,9 +95,9 @@ defmodule ErlBridge.Stderr do
   def stop(stderr, timeout), do: GenServer.call(stderr, {:stop, timeout}, :infinity)
 
   @impl true
-  def init(level) do
+  def init({level, folder}) do
     name = "erl_bridge-#{System.pid()}-#{System.unique_integer([:positive])}.stderr"
-    path = Path.join(System.tmp_dir!(), name)
+    path = Path.join(folder, name)
     arguments = ["-c", @script, "stderr", path]
     options = [:binary, :eof, :exit_status, :hide, {:line, @longest_line}, args: arguments]
     port = Port.open({:spawn_executable, System.find_executable("sh")}, options)

@@ -6,7 +6,7 @@ defmodule ErlBridge.SetupTest do
 
   import ErlBridge.Scratch
 
-  alias ErlBridge.{Error, Installation, OsProcess, Setup}
+  alias ErlBridge.{Error, Installation, OsCommand, OsProcess, Setup}
   alias ErlBridge.Setup.{FileLock, Interpreter, Lock}
 
   @root Path.expand("../../..", __DIR__)
@@ -19,6 +19,23 @@ defmodule ErlBridge.SetupTest do
 
     assert ["dspy", "litellm", "msgspec", "openai"] -- names == []
     assert Enum.filter(["mypy", "pytest", "ruff", "hypothesis"], &(&1 in names)) == []
+  end
+
+  test "a program ends with the process that runs it, and so does what it has started" do
+    pipe = Path.join(folder("pipe"), "held")
+    {_output, 0} = System.cmd("mkfifo", [pipe])
+
+    reader =
+      Port.open({:spawn_executable, System.find_executable("cat")}, [:exit_status, args: [pipe]])
+
+    script = "exec 9> #{pipe}; sleep 600 & echo up; wait"
+    test = self()
+    runner = spawn(fn -> OsCommand.run("sh", ["-c", script], &send(test, &1)) end)
+    assert_receive "up"
+    Process.exit(runner, :kill)
+
+    # The end of all that could write to it.
+    assert_receive {^reader, {:exit_status, 0}}
   end
 
   test "an extra that there is not is named" do

@@ -5,7 +5,7 @@ defmodule ErlBridge.DoctorTest do
 
   import ExUnit.CaptureIO
 
-  alias ErlBridge.{Doctor, Scratch}
+  alias ErlBridge.{Doctor, Scratch, Stderr}
 
   setup do
     %{folder: Scratch.folder("doctor")}
@@ -56,6 +56,11 @@ defmodule ErlBridge.DoctorTest do
 
     for name <- ~w(package codec DSPy start),
         do: assert(find(checks, name).cure =~ "mix erl_bridge.setup")
+  end
+
+  test "no folder for temporary files is told, with the cure" do
+    assert {:error, why} = Stderr.start_link(:none, nil)
+    assert why =~ "set TMPDIR to one, or mount one: `docker run --tmpfs /tmp`"
   end
 
   test "a Python that is too old is not asked further", %{folder: folder} do
