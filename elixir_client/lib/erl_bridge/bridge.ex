@@ -18,16 +18,35 @@ defmodule ErlBridge.Bridge do
   def start_link(options) do
     name = Enum.to_list(Map.take(options, [:name]))
 
-    with {:ok, bridge} <- Supervisor.start_link(__MODULE__, fn -> options end, name) do
-      case Pool.await_start(pool(bridge)) do
-        :ok -> {:ok, bridge}
+    with {:ok, bridge} <- Supervisor.start_link(__MODULE__, nil, name) do
+      with :ok <- start_children(bridge, children(bridge, options)),
+           :ok <- Pool.await_start(pool(bridge)) do
+        {:ok, bridge}
+      else
         {:error, error} -> give_up(bridge, error)
       end
     end
   end
 
-  # The error is for the caller of start_link to handle; it must not be killed by it.
-  defp give_up(bridge, error) do
+  @doc """
+  Starts these children, or gives the error of the first that cannot be.
+
+  They are not those that the supervisor starts with, because an error would end that, and who started it.
+  """
+  @spec start_children(pid, [Supervisor.child_spec() | {module, term}]) ::
+          :ok | {:error, Error.t()}
+  def start_children(supervisor, children) do
+    Enum.find_value(children, :ok, fn child ->
+      case Supervisor.start_child(supervisor, child) do
+        {:ok, _pid} -> nil
+        {:error, {%Error{} = error, _child}} -> {:error, error}
+      end
+    end)
+  end
+
+  @doc "Ends what cannot be. The error is for the caller of start_link to handle; it must not be killed by it."
+  @spec give_up(pid, Error.t()) :: {:error, Error.t()}
+  def give_up(bridge, error) do
     Process.unlink(bridge)
     Supervisor.stop(bridge)
 
@@ -72,19 +91,17 @@ defmodule ErlBridge.Bridge do
   end
 
   @impl true
-  def init(options_in) do
-    bridge = self()
-    options = options_in.()
+  def init(nil), do: Supervisor.init([], strategy: :one_for_all)
 
-    children =
-      breaker(bridge, options) ++
-        cache_children(bridge, options) ++
-        [
-          {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
-          {Pool, {bridge, options_in}}
-        ]
-
-    Supervisor.init(children, strategy: :one_for_all)
+  # The last to start is the first to end: the cache still takes the results of what ends with the pool.
+  defp children(bridge, options) do
+    breaker(bridge, options) ++
+      cache_children(bridge, options) ++
+      [
+        {DynamicSupervisor, name: Worker.supervisor(bridge), strategy: :one_for_one},
+        # It may hold keys of a provider, and arguments are logged when a process crashes.
+        {Pool, {bridge, fn -> options end}}
+      ]
   end
 
   @doc "The name of the cache of the bridge whose supervisor is `bridge`."

@@ -38,7 +38,8 @@ defmodule ErlBridge.Cache do
   With `:file` every result is on the disk when `put/4` or `fetch/4` returns, so it survives a
   restart, a crash and `kill -9`. Only digests and results are in it, never a request, and only its
   owner may read it. A damaged file is moved to the same name with `.damaged` at its end, with a
-  warning; the cache goes on with all entries that are whole. A disk that is full costs a warning,
+  warning; the cache goes on with all entries that are whole. A file that is not one of a cache is left
+  alone, and is an error. A disk that is full costs a warning,
   not the result. The results are decoded when they are used, with the atoms they were written
   with: the file is trusted as your own files are. Two nodes must not share one.
 

@@ -63,14 +63,20 @@ defmodule ErlBridge.Cluster do
 
   Raises `ArgumentError` for a wrong option.
   """
-  @spec start_link(keyword) :: Supervisor.on_start()
+  @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
   def start_link(options) do
     options = validate!(options)
 
-    with {:ok, cluster} <- Supervisor.start_link(__MODULE__, options, name: options.name) do
-      {:ok, %Route{pool: members}} = Route.lookup(cluster)
-      Members.await_start(members)
-      {:ok, cluster}
+    with {:ok, cluster} <- Supervisor.start_link(__MODULE__, nil, name: options.name) do
+      case Bridge.start_children(cluster, children(cluster, options)) do
+        :ok ->
+          {:ok, %Route{pool: members}} = Route.lookup(cluster)
+          Members.await_start(members)
+          {:ok, cluster}
+
+        {:error, error} ->
+          Bridge.give_up(cluster, error)
+      end
     end
   end
 
@@ -101,8 +107,9 @@ defmodule ErlBridge.Cluster do
   end
 
   @impl true
-  def init(options) do
-    cluster = self()
+  def init(nil), do: Supervisor.init([], strategy: :one_for_all)
+
+  defp children(cluster, options) do
     scope = Module.concat(options.name, Scope)
     peers = {:via, Registry, {ErlBridge.Registry, {cluster, :peers}}}
 
@@ -113,17 +120,14 @@ defmodule ErlBridge.Cluster do
       cache: if(options.cache, do: Bridge.cache(cluster))
     }
 
-    children =
-      Bridge.cache_children(cluster, options) ++
-        [
-          %{id: :pg, start: {:pg, :start_link, [scope]}},
-          {DynamicSupervisor, name: peers, strategy: :one_for_one},
-          {Members, {home, options}},
-          {Connector, Map.take(options, [:nodes, :reconnect])},
-          {Pulse, options.python_nodes}
-        ] ++ doors(scope, options)
-
-    Supervisor.init(children, strategy: :one_for_all)
+    Bridge.cache_children(cluster, options) ++
+      [
+        %{id: :pg, start: {:pg, :start_link, [scope]}},
+        {DynamicSupervisor, name: peers, strategy: :one_for_one},
+        {Members, {home, options}},
+        {Connector, Map.take(options, [:nodes, :reconnect])},
+        {Pulse, options.python_nodes}
+      ] ++ doors(scope, options)
   end
 
   # The last to start is the first to end: others are served as long as all else is there.

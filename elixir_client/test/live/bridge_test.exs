@@ -73,6 +73,20 @@ defmodule ErlBridge.BridgeTest do
       assert Live.mailbox() == []
     end
 
+    @tag :capture_log
+    test "a cache that cannot be is the error, and does not end its starter" do
+      for start <- [
+            &ErlBridge.start_link/1,
+            &ErlBridge.Cluster.start_link([name: :cacheless] ++ &1)
+          ] do
+        assert {:error, %Error{type: :invalid_request} = error} =
+                 start.(cache: [file: System.tmp_dir!()])
+
+        assert Exception.message(error) =~ "cannot be used as the file of a cache"
+        assert Live.mailbox() == []
+      end
+    end
+
     test "a name that is taken" do
       pid = Process.whereis(@bridge)
 

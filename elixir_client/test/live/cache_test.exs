@@ -2,7 +2,7 @@ defmodule ErlBridge.CacheLiveTest do
   @moduledoc "A real optimization, computed once and given again without any Python."
   use ExUnit.Case, async: true
 
-  alias ErlBridge.{Cache, Live}
+  alias ErlBridge.{Cache, Live, Route}
 
   @lm "local/nearest-demo"
   @rows for {mood, words} <- [{"happy", ~w(sun smile laugh)}, {"sad", ~w(rain tears cry)}],
@@ -22,9 +22,7 @@ defmodule ErlBridge.CacheLiveTest do
     {:ok, hello} = ErlBridge.hello(bridge)
     key = Cache.key(%{signature: @signature, rows: @rows, lm: @lm, version: hello.version})
 
-    compute = fn ->
-      ErlBridge.optimize(bridge, @signature, @rows, optimizer: :labeled_few_shot, lm: @lm)
-    end
+    compute = fn -> optimize(bridge, cache: false) end
 
     assert {:ok, %{program: _program} = result} = Cache.fetch(cache, key, compute)
     :ok = ErlBridge.stop(bridge)
@@ -35,4 +33,33 @@ defmodule ErlBridge.CacheLiveTest do
     cache = start_supervised!({Cache, file: file}, id: :second)
     assert Cache.fetch(cache, key, compute) == {:ok, result}
   end
+
+  test "an optimization that ends while its bridge is stopped is kept" do
+    file = Path.join(System.tmp_dir!(), "erl_bridge-stop-#{System.unique_integer([:positive])}")
+    on_exit(fn -> Enum.each(Path.wildcard(file <> "*"), &File.rm!/1) end)
+    bridge = Live.start!(cache: [file: file], shutdown_timeout: 60_000)
+
+    # Its pool has gone, and the worker waits for what is in flight.
+    on_progress = fn _event ->
+      with {:ok, _route} <- Route.lookup(bridge) do
+        spawn(fn -> ErlBridge.stop(bridge) end)
+        await(fn -> match?({:error, _not_running}, Route.lookup(bridge)) end)
+      end
+    end
+
+    assert {:ok, %{program: program}} = optimize(bridge, on_progress: on_progress)
+    await(fn -> not Process.alive?(bridge) end)
+
+    again = Live.start!(cache: [file: file])
+    assert {:ok, %{program: ^program}} = optimize(again, [])
+    assert {:ok, %{hits: 1}} = ErlBridge.cache_stats(again)
+  end
+
+  defp optimize(bridge, options) do
+    usual = [optimizer: :labeled_few_shot, lm: @lm]
+    ErlBridge.optimize(bridge, @signature, @rows, usual ++ options)
+  end
+
+  # Until it is so; the test's own timeout is the end of it.
+  defp await(so?), do: so?.() or await(so?)
 end

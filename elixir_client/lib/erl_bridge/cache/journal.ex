@@ -20,8 +20,10 @@ defmodule ErlBridge.Cache.Journal do
   they had left when they were written; one that was put forward makes them expire early.
   """
 
-  # The number is the version of the format; one that is not this is not read.
-  @head "erl_bridge cache 1\n"
+  # What tells the file of a cache from any other. The number is the version of the format; one that is
+  # not this is not read.
+  @magic "erl_bridge cache "
+  @head @magic <> "1\n"
   @never -1
   @digest_bytes 32
 
@@ -35,9 +37,10 @@ defmodule ErlBridge.Cache.Journal do
 
   @doc """
   The entries of a file that have not expired, in the order they were written, and whether all of
-  the file could be read. A file that is not there has none.
+  the file could be read. A file that is not there, or is empty, has none; one that is not the file of
+  any cache is left alone.
   """
-  @spec read(Path.t()) :: {:ok | :damaged, [entry]} | {:error, File.posix()}
+  @spec read(Path.t()) :: {:ok | :damaged, [entry]} | {:error, File.posix() | :not_of_a_cache}
   def read(path) do
     case File.read(path) do
       {:ok, content} -> parse(content, System.os_time(:millisecond))
@@ -99,16 +102,23 @@ defmodule ErlBridge.Cache.Journal do
 
       iex> ErlBridge.Cache.Journal.parse("erl_bridge cache 1\\n", 0)
       {:ok, []}
-      iex> ErlBridge.Cache.Journal.parse("something else", 0)
+      iex> ErlBridge.Cache.Journal.parse("erl_bridge cache 1\\nsomething else", 0)
       {:damaged, []}
+      iex> ErlBridge.Cache.Journal.parse("something else", 0)
+      {:error, :not_of_a_cache}
   """
-  @spec parse(binary, integer) :: {:ok | :damaged, [entry]}
+  @spec parse(binary, integer) :: {:ok | :damaged, [entry]} | {:error, :not_of_a_cache}
   def parse(@head <> content, now) do
     {state, changes} = records(content, :ok, [])
     {state, changes |> newest() |> Enum.flat_map(&live(&1, now))}
   end
 
-  def parse(_something_else, _now), do: {:damaged, []}
+  def parse("", _now), do: {:ok, []}
+  def parse(@magic <> _another_version, _now), do: {:damaged, []}
+
+  def parse(content, _now) do
+    if String.starts_with?(@magic, content), do: {:damaged, []}, else: {:error, :not_of_a_cache}
+  end
 
   defp write_to_disk(file, content) do
     with :ok <- :file.write(file, content), do: :file.datasync(file)

@@ -336,8 +336,12 @@ defmodule ErlBridge.Cache.Server do
   defp unusable(file, reason) do
     %Error{
       type: :invalid_request,
-      message:
-        "file: #{file} cannot be used as the file of a cache: #{:file.format_error(reason)}"
+      message: "file: #{file} cannot be used as the file of a cache: #{why(reason)}"
     }
   end
+
+  defp why(:not_of_a_cache),
+    do: "it holds something else; give the cache a name of its own, or remove that file"
+
+  defp why(reason), do: "#{:file.format_error(reason)}"
 end

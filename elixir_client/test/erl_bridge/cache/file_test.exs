@@ -75,6 +75,30 @@ defmodule ErlBridge.Cache.FileTest do
     assert Exception.message(error) =~ "cannot be used as the file of a cache"
   end
 
+  test "a file of something else is left alone", %{path: file} do
+    File.write!(file, "name,price\ntea,3\n")
+
+    assert {:error, %Error{type: :invalid_request} = error} = Cache.start_link(file: file)
+    assert Exception.message(error) =~ "#{file} cannot be used as the file of a cache: it holds"
+    assert Path.wildcard(file <> "*") == [file]
+    assert File.read!(file) == "name,price\ntea,3\n"
+  end
+
+  test "an empty file, and one of another version, are taken", %{path: file} do
+    File.write!(file, "")
+    cache = start!(file: file)
+    :ok = Cache.put(cache, "key", 1)
+    kill(cache)
+    assert Cache.get(start!(file: file), "key") == {:ok, 1}
+
+    other = file <> "-other"
+    File.write!(other, "erl_bridge cache 2\n")
+    {cache, log} = with_log(fn -> start!(file: other) end)
+    assert log =~ "is damaged: 0 entries could be read"
+    assert Cache.size(cache) == {:ok, 0}
+    assert File.read!(other <> ".damaged") == "erl_bridge cache 2\n"
+  end
+
   test "a file of many replaced results is written anew, and does not grow", %{path: file} do
     cache = start!(file: file)
     large = :binary.copy("x", 300_000)
