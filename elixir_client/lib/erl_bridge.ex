@@ -67,6 +67,7 @@ defmodule ErlBridge do
     Dataset,
     Deadline,
     Error,
+    Line,
     Options,
     Payload,
     Pool
@@ -657,37 +658,59 @@ defmodule ErlBridge do
     end
   end
 
+  # Most have no option and succeed: for those this is all there is.
   defp request(bridge, request_type, payload, options) do
-    with {:ok, route} <- Route.lookup(bridge),
-         do: recovered(route, bridge, request_type, payload, options)
+    with {:ok, route, reply_alias} <- Line.open(bridge) do
+      {timeout, deadline} = times = times(options, route)
+
+      case CircuitBreaker.closed?(route.breaker) and
+             Request.call_plainly(route, reply_alias, request_type, payload, options, times) do
+        {:ok, _result} = ok ->
+          Budget.deposit(route.budget)
+          ok
+
+        {:error, error} ->
+          CircuitBreaker.report(route.breaker, error)
+          options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+          recover(error, route, bridge, request_type, payload, options)
+
+        _not_plain ->
+          options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+          recovered(route, bridge, request_type, payload, options)
+      end
+    end
   end
 
-  defp recovered(route, bridge, request_type, payload, options) do
-    timeout = timeout(options, route)
-    deadline = Deadline.after_timeout(timeout)
-    options = options |> Map.put(:timeout, timeout) |> Map.put(:deadline, deadline)
-
-    # What a failure needs is put together only then: most requests succeed.
+  defp recovered(route, bridge, request_type, payload, %{deadline: _} = options) do
     case attempt({:ok, route}, bridge, route.breaker, request_type, payload, options) do
       {:ok, _result} = ok ->
         Budget.deposit(route.budget)
         ok
 
       {:error, error} ->
-        again = fn attempt, _left ->
-          options = Map.put(options, :attempt, attempt)
-          # Its workers may be others by now.
-          found = Route.lookup(bridge)
-          attempt(found, bridge, route.breaker, request_type, payload, options)
-        end
-
-        recovery = recovery(route, bridge, request_type, payload, options)
-        Recovery.after_failure(error, again, recovery)
+        recover(error, route, bridge, request_type, payload, options)
     end
   end
 
-  defp timeout(%{timeout: timeout}, _route), do: timeout
-  defp timeout(_options, route), do: route.timeout
+  defp recovered(route, bridge, request_type, payload, options) do
+    {timeout, deadline} = times(options, route)
+    options = Map.merge(options, %{timeout: timeout, deadline: deadline})
+    recovered(route, bridge, request_type, payload, options)
+  end
+
+  defp recover(error, route, bridge, request_type, payload, options) do
+    again = fn attempt, _left ->
+      options = Map.put(options, :attempt, attempt)
+      # Its workers may be others by now.
+      attempt(Route.lookup(bridge), bridge, route.breaker, request_type, payload, options)
+    end
+
+    recovery = recovery(route, bridge, request_type, payload, options)
+    Recovery.after_failure(error, again, recovery)
+  end
+
+  defp times(%{timeout: timeout}, _route), do: {timeout, Deadline.after_timeout(timeout)}
+  defp times(_options, route), do: {route.timeout, Deadline.after_timeout(route.timeout)}
 
   defp recovery(route, bridge, request_type, payload, options) do
     about = %{bridge: bridge, request_type: request_type}
@@ -708,22 +731,16 @@ defmodule ErlBridge do
     Telemetry.retry(%{delay: delay}, Map.merge(about, %{attempt: attempt, error: error}))
   end
 
-  defp attempt(found, bridge, nil, request_type, payload, options),
-    do: Request.call(found, bridge, request_type, payload, options)
-
   defp attempt(found, bridge, breaker, request_type, payload, options) do
     with :ok <- CircuitBreaker.ask(breaker) do
-      case Request.call(found, bridge, request_type, payload, options) do
-        {:ok, _result} = ok ->
-          CircuitBreaker.report(breaker, :ok)
-          ok
-
-        {:error, error} ->
-          CircuitBreaker.report(breaker, error)
-          {:error, error}
-      end
+      result = Request.call(found, bridge, request_type, payload, options)
+      CircuitBreaker.report(breaker, outcome(result))
+      result
     end
   end
+
+  defp outcome({:ok, _result}), do: :ok
+  defp outcome({:error, error}), do: error
 
   defp work_options(options, schema) do
     options

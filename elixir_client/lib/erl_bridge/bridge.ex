@@ -69,7 +69,7 @@ defmodule ErlBridge.Bridge do
   def stop(bridge) do
     pid = GenServer.whereis(bridge)
 
-    if is_pid(pid) and :proc_lib.translate_initial_call(pid) == {:supervisor, __MODULE__, 1} do
+    if is_pid(pid) and bridge?(:proc_lib.translate_initial_call(pid)) do
       os_pids = os_pids(bridge)
       Supervisor.stop(pid)
       for os_pid <- os_pids, OsProcess.alive?(os_pid), do: OsProcess.signal(os_pid, "KILL")
@@ -79,6 +79,9 @@ defmodule ErlBridge.Bridge do
   catch
     :exit, _gone_already -> :ok
   end
+
+  defp bridge?({:supervisor, module, 1}), do: module in [__MODULE__, ErlBridge.Testing]
+  defp bridge?(_initial_call), do: false
 
   # None where the pool is just being started anew: then it has no workers either.
   defp os_pids(bridge) do

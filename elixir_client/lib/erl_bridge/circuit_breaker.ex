@@ -101,12 +101,20 @@ defmodule ErlBridge.CircuitBreaker do
        }}
   end
 
+  @doc "Whether every request may be sent, so that only a failure of one need be told."
+  @spec closed?(handle | nil) :: boolean
+  def closed?(nil), do: true
+  def closed?(%__MODULE__{published: published}), do: :atomics.get(published, @state) == 0
+
   @doc """
-  Whether a request may be sent. If so, `report/2` what became of it, from the same process.
+  Whether a request may be sent; always where there is no breaker (`nil`). If so, `report/2` what became
+  of it, from the same process.
 
   The error is `:circuit_open`, with the milliseconds after which it is worth trying again.
   """
-  @spec ask(handle) :: :ok | {:error, Error.t()}
+  @spec ask(handle | nil) :: :ok | {:error, Error.t()}
+  def ask(nil), do: :ok
+
   def ask(%__MODULE__{published: published} = handle) do
     case elem(@names, :atomics.get(published, @state)) do
       :closed -> :ok
@@ -115,7 +123,9 @@ defmodule ErlBridge.CircuitBreaker do
   end
 
   @doc "Tells what became of a request: `:ok`, or its error."
-  @spec report(handle, :ok | Error.t()) :: :ok
+  @spec report(handle | nil, :ok | Error.t()) :: :ok
+  def report(nil, _outcome), do: :ok
+
   def report(%__MODULE__{} = handle, :ok) do
     # Most requests succeed while it is closed, which says nothing new.
     if state(handle) == :half_open, do: cast(handle, :success, nil), else: :ok

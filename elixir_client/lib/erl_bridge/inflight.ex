@@ -22,12 +22,13 @@ defmodule ErlBridge.Inflight do
   defstruct next_id: Protocol.first_id(), requests: %{}, tasks: %{}
 
   @typedoc """
-  A request: where its reply goes, who waits for it (and the worker's monitor on that process),
+  A request: the alias to which its reply goes and the reference that tells it there, who waits for it (and the worker's monitor on that process),
   the room it takes of the worker's load in bytes (`nil` for none), whether events are wanted, the
   functions Python may call meanwhile, and the deadline for them.
   """
   @type request :: %{
           reply_to: reference,
+          alias: reference,
           caller: pid,
           monitor: reference | nil,
           bytes: non_neg_integer | nil,

@@ -17,18 +17,28 @@ defmodule ErlBridge.Load do
       iex> {Load.requests(load), Load.answers(load)}
       {1, 1}
 
-  A worker with nothing else to do takes a request of any size.
+  A worker with nothing else to do takes a request of any size, and one that ends takes none:
+
+      iex> alias ErlBridge.Load
+      iex> load = Load.new()
+      iex> Load.close(load)
+      iex> {Load.take(load, 1, %{requests: 2, bytes: 100}), Load.requests(load)}
+      {false, 0}
   """
 
   @requests 1
   @bytes 2
   @answered 3
+  @settled 4
+
+  # More than any limit.
+  @closed 0x1000_0000_0000
 
   @type t :: :atomics.atomics_ref()
   @type limits :: %{requests: pos_integer, bytes: pos_integer}
 
   @spec new() :: t
-  def new, do: :atomics.new(3, signed: true)
+  def new, do: :atomics.new(4, signed: true)
 
   @doc "Takes room for a request of so many bytes; false, and nothing taken, where there is none."
   @spec take(t, non_neg_integer, limits) :: boolean
@@ -60,7 +70,12 @@ defmodule ErlBridge.Load do
 
   @doc "Requests in flight."
   @spec requests(t) :: non_neg_integer
-  def requests(load), do: max(:atomics.get(load, @requests), 0)
+  def requests(load) do
+    case :atomics.get(load, @requests) do
+      closed when closed > div(@closed, 2) -> max(closed - @closed, 0)
+      requests -> max(requests, 0)
+    end
+  end
 
   @doc """
   Forgets what is counted.
@@ -70,7 +85,19 @@ defmodule ErlBridge.Load do
   """
   @spec clear(t) :: :ok
   def clear(load) do
-    :atomics.put(load, @requests, 0)
+    :atomics.sub(load, @requests, requests(load))
     :atomics.put(load, @bytes, 0)
   end
+
+  @doc "The worker ends: from now on there is no room on it, and who waits for some asks its pool."
+  @spec close(t) :: :ok
+  def close(load), do: :atomics.add(load, @requests, @closed)
+
+  @doc "The worker has ended, and has answered or refused all that ever came to it."
+  @spec settle(t) :: :ok
+  def settle(load), do: :atomics.put(load, @settled, 1)
+
+  @doc "Whether what a worker did not answer did not come to it."
+  @spec settled?(t) :: boolean
+  def settled?(load), do: :atomics.get(load, @settled) == 1
 end

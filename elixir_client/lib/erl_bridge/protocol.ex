@@ -95,7 +95,7 @@ defmodule ErlBridge.Protocol do
   """
   @spec encode(atom, payload) :: encoded
   def encode(request_type, {payload, {key, pieces}}) do
-    {2, about} = pairs(%{request_type: request_type, timestamp: now()})
+    {1, about} = pairs(%{request_type: request_type})
     {count, pairs} = pairs(payload)
     size = IO.iodata_length(pieces)
     head = [@payload, <<@map, count + 1::32>>, without_version(key), <<@binary, size::32>>]
@@ -103,11 +103,9 @@ defmodule ErlBridge.Protocol do
   end
 
   def encode(request_type, payload) do
-    {3, pairs} = pairs(%{request_type: request_type, payload: payload, timestamp: now()})
+    {2, pairs} = pairs(%{request_type: request_type, payload: payload})
     pairs
   end
-
-  defp now, do: :os.system_time(:millisecond)
 
   defp pairs(map) do
     [<<@version, @map, count::32, pairs::binary>> | rest] = :erlang.term_to_iovec(map)
@@ -118,6 +116,10 @@ defmodule ErlBridge.Protocol do
     <<@version, encoded::binary>> = :erlang.term_to_binary(term)
     encoded
   end
+
+  @doc "What the request asks, of which `body/2` was made."
+  @spec encoded(body) :: encoded
+  def encoded([@metadata, _metadata | encoded]), do: encoded
 
   @doc """
   The two parts that `body/2` was made of.
@@ -134,7 +136,7 @@ defmodule ErlBridge.Protocol do
   @spec term(id, body) :: map
   def term(id, body), do: id |> frame(body) |> IO.iodata_to_binary() |> :erlang.binary_to_term()
 
-  @doc "A request, all but its id: four pairs of a map."
+  @doc "A request, all but its id: three pairs of a map."
   @spec body(encoded, map) :: body
   # Most requests have nothing but their deadline along.
   def body(encoded, %{timeout_ms: left} = metadata)
@@ -143,9 +145,9 @@ defmodule ErlBridge.Protocol do
 
   def body(encoded, metadata), do: [@metadata, without_version(metadata) | encoded]
 
-  @doc "The whole frame of a request: a map of five pairs, of which the first is the id."
+  @doc "The whole frame of a request: a map of four pairs, of which the first is the id."
   @spec frame(id, body) :: iodata
-  def frame(id, body), do: [<<@version, @map, 5::32, @message_id, @integer, id::32>> | body]
+  def frame(id, body), do: [<<@version, @map, 4::32, @message_id, @integer, id::32>> | body]
 
   @doc "The size in bytes of the frame that a body becomes."
   @spec frame_size(body) :: pos_integer

@@ -4,13 +4,13 @@ defmodule ErlBridge.Request do
   process.
 
   Everything that comes back goes to an alias of that process, which the end of the request
-  revokes. So nothing late ever lands in a mailbox, whether the request was answered, timed out,
-  or its bridge died.
+  revokes; where it was answered soon, the alias is the next one's too (`ErlBridge.Line`). So nothing
+  late ever lands in a mailbox, whether the request was answered, timed out, or its bridge died.
 
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Protocol, Route, Telemetry, TraceContext}
+  alias ErlBridge.{Deadline, Error, Line, Load, Protocol, Route, Telemetry, TraceContext}
   alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
@@ -25,12 +25,15 @@ defmodule ErlBridge.Request do
     :deadline,
     :worker,
     :reply_to,
+    :monitor,
+    :line,
     :span
   ]
 
   @typedoc """
   A request under way; only the process that started it can await it. Its `body` says that so many
-  milliseconds are `left`.
+  milliseconds are `left`. Messages with `reply_to` come for it: to the alias that its `monitor` of the
+  worker is too, or to that of a `line`, beside which is the load of its worker.
   """
   @type t :: %__MODULE__{
           route: Route.t(),
@@ -43,6 +46,8 @@ defmodule ErlBridge.Request do
           deadline: Deadline.t(),
           worker: pid | nil,
           reply_to: reference | nil,
+          monitor: reference | nil,
+          line: {reference, Load.t()} | nil,
           span: Span.t()
         }
 
@@ -51,6 +56,10 @@ defmodule ErlBridge.Request do
   # How much longer than its deadline a caller waits, so that Python's own :timeout_error arrives,
   # with the best result so far in it.
   @grace_ms 1_000
+
+  # Until then a caller does not ask whether its worker is alive. What ends while it is, Python above
+  # all, it is told at once.
+  @soon_ms 100
 
   @doc """
   Sends a request off. The options are those of `ErlBridge.call/4`, validated.
@@ -71,48 +80,6 @@ defmodule ErlBridge.Request do
   """
   @spec call({:ok, Route.t()} | {:error, Error.t()}, GenServer.server(), atom, map, map) :: result
   def call(found, bridge, request_type, payload, options) do
-    with {:ok, route} <- found,
-         true <- plain?(options) and not Telemetry.requests?() and not TraceContext.any?(),
-         {:ok, request} <- new(route, Protocol.encode(request_type, payload), options, nil),
-         {:ok, {worker, _load}} <- Route.take_at_once(route, request.bytes) do
-      call_plainly(request, worker)
-    else
-      _rare -> call_fully(found, bridge, request_type, payload, options)
-    end
-  end
-
-  # It has a deadline, and nothing else of what a request may have. Most are like that, and a tenth
-  # more of them a second go this way: what they do not have is looked for once.
-  defp plain?(%{timeout: _, deadline: _, callbacks: callbacks, metadata: metadata} = options),
-    do: map_size(options) == 4 and callbacks == %{} and metadata == %{}
-
-  defp plain?(_options), do: false
-
-  defp call_plainly(%{bytes: bytes, deadline: deadline, body: body} = request, worker) do
-    reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
-    send(worker, {:request, %{to_worker(reply_to) | bytes: bytes, deadline: deadline}, body})
-
-    receive do
-      {^reply_to, :final, frame} ->
-        Process.demonitor(reply_to, [:flush])
-        result(Protocol.decode(frame))
-
-      {^reply_to, kind, content} ->
-        conclude(came(kind, content, sent(request, worker, reply_to)))
-
-      {^reply_to, :not_taken} ->
-        conclude(send_again(sent(request, worker, reply_to)))
-
-      {:DOWN, ^reply_to, :process, _worker, reason} ->
-        conclude(down(reason, sent(request, worker, reply_to)))
-    after
-      patience(deadline) -> conclude(too_late(sent(request, worker, reply_to)))
-    end
-  end
-
-  defp sent(request, worker, reply_to), do: %{request | worker: worker, reply_to: reply_to}
-
-  defp call_fully(found, bridge, request_type, payload, options) do
     with {:ok, request, worker, bytes} <- begin(found, bridge, request_type, payload, options) do
       reply_to = :erlang.monitor(:process, worker, alias: :demonitor)
       %{deadline: deadline} = request = send_to(request, worker, reply_to, bytes)
@@ -126,6 +93,71 @@ defmodule ErlBridge.Request do
       end
     end
   end
+
+  @doc """
+  As `call/5`, the shortest way: for a request that has a deadline and nothing else of what a request
+  may have, of which nobody is told, where a worker has room. `:not_plain`, and nothing done, for others.
+
+  Most are like that, and most are answered soon: only one that is not is made a value of this module,
+  and only then its worker is monitored.
+  """
+  @spec call_plainly(Route.t(), reference, atom, map, map, {timeout, Deadline.t()}) ::
+          result | :not_plain
+  def call_plainly(route, reply_alias, request_type, payload, options, {timeout, deadline}) do
+    with true <- plain?(payload, options, deadline),
+         left = Deadline.remaining(deadline),
+         body = Protocol.body(Protocol.encode(request_type, payload), metadata(%{}, left)),
+         bytes = Protocol.frame_size(body),
+         true <- bytes <= route.max_frame,
+         {:ok, {worker, _load} = taken} <- Route.take_at_once(route, bytes) do
+      reply_to = make_ref()
+      sent = to_worker(reply_to, reply_alias, bytes, deadline)
+      send(worker, {:request, sent, body})
+
+      receive do
+        {^reply_to, :final, frame} ->
+          result(Protocol.decode(frame))
+
+        {^reply_to, kind, content} ->
+          conclude(came(kind, content, value(route, taken, sent, body, timeout)))
+
+        {^reply_to, :not_taken} ->
+          conclude(send_again(value(route, taken, sent, body, timeout)))
+      after
+        min(left, @soon_ms) ->
+          conclude(next_frame(value(route, taken, sent, body, timeout)))
+      end
+    else
+      _rare -> :not_plain
+    end
+  end
+
+  # It takes the line of its process with it, so that no other request uses that.
+  defp value(route, {worker, load}, sent, body, timeout) do
+    Line.hold()
+
+    %__MODULE__{
+      route: route,
+      encoded: Protocol.encoded(body),
+      body: body,
+      bytes: sent.bytes,
+      options: %{timeout: timeout, deadline: sent.deadline},
+      timeout: timeout,
+      deadline: sent.deadline,
+      worker: worker,
+      reply_to: sent.reply_to,
+      monitor: Process.monitor(worker),
+      line: {sent.alias, load}
+    }
+  end
+
+  defp plain?(%{}, %{callbacks: callbacks, metadata: metadata} = options, deadline)
+       when is_integer(deadline) and callbacks == %{} and metadata == %{} and
+              (map_size(options) == 2 or
+                 (map_size(options) == 3 and is_map_key(options, :timeout))),
+       do: not Telemetry.requests?() and not TraceContext.any?()
+
+  defp plain?(_payload, _options, _deadline), do: false
 
   # A request that has its name, a worker for it, and the bytes that it takes of that one's load.
   defp begin(found, bridge, request_type, payload, options) do
@@ -264,11 +296,11 @@ defmodule ErlBridge.Request do
   """
   @spec next_frame(t) ::
           {:event, binary | map, t} | {:final, binary, t} | {:done, result, t}
-  def next_frame(%__MODULE__{reply_to: reply_to, deadline: deadline} = request) do
+  def next_frame(%__MODULE__{reply_to: reply_to, monitor: monitor, deadline: deadline} = request) do
     receive do
       {^reply_to, kind, content} -> came(kind, content, request)
       {^reply_to, :not_taken} -> send_again(request)
-      {:DOWN, ^reply_to, :process, _worker, reason} -> down(reason, request)
+      {:DOWN, ^monitor, :process, _worker, reason} -> down(reason, request)
     after
       patience(deadline) -> too_late(request)
     end
@@ -276,9 +308,9 @@ defmodule ErlBridge.Request do
 
   defp patience(deadline), do: Deadline.remaining(Deadline.postpone(deadline, @grace_ms))
 
-  defp came(:final, frame, %{reply_to: reply_to} = request) do
+  defp came(:final, frame, request) do
     # Nothing comes after it.
-    Process.demonitor(reply_to, [:flush])
+    hang_up(request)
     forget_name(request)
     {:final, frame, received(request, frame)}
   end
@@ -290,7 +322,13 @@ defmodule ErlBridge.Request do
     {:done, result, request}
   end
 
-  defp down(:noproc, request), do: send_again(request)
+  # It was gone before it could see the request. Where it was not monitored before, it has told that
+  # it had an answer for each that it saw.
+  defp down(:noproc, %{line: nil} = request), do: send_again(request)
+
+  defp down(:noproc, %{line: {_alias, load}} = request) do
+    if Load.settled?(load), do: send_again(request), else: down(:killed, request)
+  end
 
   defp down(reason, request) do
     forget(request)
@@ -367,9 +405,8 @@ defmodule ErlBridge.Request do
   end
 
   defp send_again(request) do
-    Process.demonitor(request.reply_to, [:flush])
-
-    request = %{request | options: Map.delete(request.options, :reserve)}
+    hang_up(request)
+    request = %{request | line: nil, options: Map.delete(request.options, :reserve)}
 
     case reserve(request, &Route.reserve_again/5) do
       {:ok, {worker, _load}, bytes} ->
@@ -432,39 +469,38 @@ defmodule ErlBridge.Request do
 
   defp send_to(request, worker, reply_to, bytes) do
     sent = %{
-      to_worker(reply_to)
-      | bytes: bytes,
-        events?: is_map_key(request.options, :on_event),
+      to_worker(reply_to, reply_to, bytes, request.deadline)
+      | events?: is_map_key(request.options, :on_event),
         callbacks: callbacks(request.options),
-        deadline: request.deadline,
         wanted: session(request.options)
     }
 
     send(worker, {:request, sent, body(request)})
     note(request, {worker, reply_to})
-
-    %{
-      request
-      | worker: worker,
-        reply_to: reply_to,
-        span: request.span && Span.sent(request.span, worker, request.route)
-    }
+    span = request.span && Span.sent(request.span, worker, request.route)
+    sent(%{request | span: span}, worker, reply_to)
   end
+
+  defp sent(request, worker, reply_to),
+    do: %{request | worker: worker, reply_to: reply_to, monitor: reply_to}
 
   @doc """
   A request of the calling process as workers take it, with its reply to go there, and all else as
   usual.
   """
   @spec to_worker(reference) :: map
-  def to_worker(reply_to) do
+  def to_worker(reply_to), do: to_worker(reply_to, reply_to, nil, :infinity)
+
+  defp to_worker(reply_to, reply_alias, bytes, deadline) do
     %{
       reply_to: reply_to,
+      alias: reply_alias,
       caller: self(),
       monitor: nil,
-      bytes: nil,
+      bytes: bytes,
       events?: false,
       callbacks: %{},
-      deadline: :infinity,
+      deadline: deadline,
       wanted: :any
     }
   end
@@ -518,11 +554,17 @@ defmodule ErlBridge.Request do
 
   defp ended(_reason, request), do: Error.stopped(request.route.bridge)
 
-  # The alias goes with the monitor; what it has let through already is thrown away.
-  defp forget(%{reply_to: reply_to} = request) do
-    Process.demonitor(reply_to, [:flush])
+  # What the alias has let through already is thrown away.
+  defp forget(request) do
+    hang_up(request)
     forget_name(request)
-    flush(reply_to)
+    flush(request.reply_to)
+  end
+
+  # An alias that is a monitor too goes with it.
+  defp hang_up(%{monitor: monitor, line: line}) do
+    Process.demonitor(monitor, [:flush])
+    with {reply_alias, _load} <- line, do: :erlang.unalias(reply_alias)
   end
 
   defp flush(reply_to) do

@@ -6,6 +6,9 @@ defmodule ErlBridge.Routes do
   persistent term: a caller reads it without a copy. The workers come and go, and a persistent term that
   changes has the whole node looked through; so they are in a table.
 
+  Who keeps a route asks before each use whether it is still the `current?/1` one, for which each has an
+  edition.
+
   The process only makes the entries, and takes them away when their pool has ended. It is linked to
   them: without it no route would ever go.
 
@@ -14,6 +17,9 @@ defmodule ErlBridge.Routes do
   """
 
   use GenServer
+
+  @typedoc "What tells a route from what it becomes by an update, and from that of another pool."
+  @opaque edition :: {:atomics.atomics_ref(), non_neg_integer}
 
   alias ErlBridge.Route
 
@@ -36,18 +42,35 @@ defmodule ErlBridge.Routes do
   @spec update(pid, Route.t()) :: :ok
   def update(supervisor, %Route{} = route) do
     true = :ets.update_element(__MODULE__, supervisor, [{2, route.workers}, {3, route.cluster}])
-    :ok
+    outdate(supervisor)
   end
 
   @doc "The route of the bridge or cluster of this supervisor; `nil` where there is none."
   @spec lookup(pid) :: Route.t() | nil
   def lookup(supervisor) do
-    with [{_supervisor, workers, cluster}] <- :ets.lookup(__MODULE__, supervisor),
-         %Route{} = route <- :persistent_term.get({__MODULE__, supervisor}, nil) do
-      %Route{route | workers: workers, cluster: cluster}
+    with {route, _edition} <- find(supervisor), do: route
+  end
+
+  @doc "As `lookup/1`, with its edition."
+  @spec find(pid) :: {Route.t(), edition} | nil
+  def find(supervisor) do
+    with {%Route{} = route, editions} <- :persistent_term.get({__MODULE__, supervisor}, nil),
+         # Before the workers: what changes meanwhile must show.
+         edition = :atomics.get(editions, 1),
+         [{_supervisor, workers, cluster}] <- :ets.lookup(__MODULE__, supervisor) do
+      {%Route{route | workers: workers, cluster: cluster}, {editions, edition}}
     else
       _none -> nil
     end
+  end
+
+  @doc "Whether the route of this edition is what `lookup/1` would give."
+  @spec current?(edition) :: boolean
+  def current?({editions, edition}), do: :atomics.get(editions, 1) == edition
+
+  defp outdate(supervisor) do
+    {_route, editions} = :persistent_term.get({__MODULE__, supervisor})
+    :atomics.add(editions, 1, 1)
   end
 
   @impl true
@@ -59,7 +82,8 @@ defmodule ErlBridge.Routes do
   @impl true
   def handle_call({:publish, supervisor, route}, _from, supervisors) do
     Process.link(route.pool)
-    :persistent_term.put({__MODULE__, supervisor}, route)
+    if :ets.member(__MODULE__, supervisor), do: outdate(supervisor)
+    :persistent_term.put({__MODULE__, supervisor}, {route, :atomics.new(1, signed: false)})
     :ets.insert(__MODULE__, {supervisor, route.workers, route.cluster})
     {:reply, :ok, Map.put(supervisors, route.pool, supervisor)}
   end
@@ -74,6 +98,7 @@ defmodule ErlBridge.Routes do
 
   defp withdraw(supervisor) do
     :ets.delete(__MODULE__, supervisor)
+    outdate(supervisor)
     :persistent_term.erase({__MODULE__, supervisor})
   end
 end

@@ -18,7 +18,7 @@ defmodule ErlBridge.Worker do
     * `:tidy` - forget load that nobody will give back
     * `:drain` - finish what is in flight, and end
 
-  and those it gives, to the `reply_to` of a request: `{reply_to, :event | :final, frame}`,
+  and those it gives, to the `alias` of a request: `{reply_to, :event | :final, frame}`,
   `{reply_to, :done, result}` where this side made the answer, or `{reply_to, :not_taken}` where
   the request was not sent to Python and another worker should have it. To its pool it says
   `{:up, worker, hello}` once, and `:room` when it has room again and somebody waits.
@@ -116,8 +116,8 @@ defmodule ErlBridge.Worker do
 
   @doc "Answers a request with a result that this side made."
   @spec answer(map | nil, {:ok, term} | {:error, Error.t()}) :: :ok
-  def answer(%{reply_to: reply_to}, result) do
-    send(reply_to, {reply_to, :done, result})
+  def answer(%{reply_to: reply_to, alias: alias}, result) do
+    send(alias, {reply_to, :done, result})
     :ok
   end
 
@@ -125,8 +125,8 @@ defmodule ErlBridge.Worker do
 
   @doc "Hands a frame on to who waits for it, or what a node that is Python sent in the place of one."
   @spec forward(map | nil, :event | :final, binary | map) :: :ok
-  def forward(%{reply_to: reply_to}, kind, frame) do
-    send(reply_to, {reply_to, kind, frame})
+  def forward(%{reply_to: reply_to, alias: alias}, kind, frame) do
+    send(alias, {reply_to, kind, frame})
     :ok
   end
 
@@ -134,8 +134,8 @@ defmodule ErlBridge.Worker do
 
   @doc "Has another worker take a request, which this one did not send."
   @spec refuse(map | nil) :: :ok
-  def refuse(%{reply_to: reply_to}) do
-    send(reply_to, {reply_to, :not_taken})
+  def refuse(%{reply_to: reply_to, alias: alias}) do
+    send(alias, {reply_to, :not_taken})
     :ok
   end
 
@@ -362,8 +362,9 @@ defmodule ErlBridge.Worker do
 
   defp python_died(state, status) do
     error = Python.crashed(state.python, status)
+    Load.close(state.post.load)
     answer_awaited(state, error)
-    refuse_unsent()
+    settle(state)
     {:stop, {:shutdown, error}, %{state | python: nil}}
   end
 
@@ -377,6 +378,7 @@ defmodule ErlBridge.Worker do
 
   def terminate(_reason, state) do
     deadline = System.monotonic_time(:millisecond) + state.shutdown_timeout + @goodbye_ms
+    Load.close(state.post.load)
 
     state
     |> send_own(own_body(:shutdown, %{drain_ms: state.shutdown_timeout}))
@@ -408,7 +410,12 @@ defmodule ErlBridge.Worker do
   # A Python that ends as it should has answered everything.
   defp ended(state, error) do
     answer_awaited(state, error)
+    settle(state)
+  end
+
+  defp settle(state) do
     refuse_unsent()
+    Load.settle(state.post.load)
   end
 
   defp elem_state({:noreply, state}), do: state

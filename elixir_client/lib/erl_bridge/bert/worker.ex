@@ -10,7 +10,7 @@ defmodule ErlBridge.Bert.Worker do
 
   use GenServer, restart: :temporary
 
-  alias ErlBridge.{Bert, Callback, Error, Options, Protocol, Vocabulary, Worker}
+  alias ErlBridge.{Bert, Callback, Error, Load, Options, Protocol, Vocabulary, Worker}
   alias ErlBridge.Bert.{Channel, Connection}
 
   # `connect` is a function, because its options hold a token, and a state is logged when its
@@ -256,6 +256,7 @@ defmodule ErlBridge.Bert.Worker do
     for {_channel, %{request: %{reply_to: _} = request}} <- sent_nothing,
         do: Worker.refuse(request)
 
+    Load.close(state.post.load)
     drain_until(%{state | busy: Map.new(open)}, now() + (state.shutdown_timeout || 0))
   end
 
@@ -263,7 +264,10 @@ defmodule ErlBridge.Bert.Worker do
 
   # Replies that still come are still delivered, and functions still run. What is left is cancelled
   # as the channels end with this process.
-  defp drain_until(%{busy: busy}, _deadline) when busy == %{}, do: :ok
+  defp drain_until(%{busy: busy} = state, _deadline) when busy == %{} do
+    Worker.refuse_unsent()
+    Load.settle(state.post.load)
+  end
 
   defp drain_until(state, deadline) do
     receive do

@@ -15,7 +15,8 @@ defmodule ErlBridge.Testing.Worker do
     Protocol,
     Route,
     Routes,
-    Vocabulary
+    Vocabulary,
+    Worker
   }
 
   alias ErlBridge.Recovery.{Budget, Policy}
@@ -105,7 +106,7 @@ defmodule ErlBridge.Testing.Worker do
 
   def handle_info({:cancel, request, reply_to}, state) do
     id = Inflight.id_of(state.inflight, :reply_to, reply_to)
-    send(request.reply_to, {request.reply_to, :done, {:ok, %{cancelled: id != nil}}})
+    Worker.answer(request, {:ok, %{cancelled: id != nil}})
     error = %Error{type: :cancelled, message: "the request was cancelled"}
     {:noreply, if(id, do: finish(state, id, {:error, error}), else: state)}
   end
@@ -191,10 +192,8 @@ defmodule ErlBridge.Testing.Worker do
     }
   end
 
-  defp event(%{events?: true, reply_to: reply_to}, id, event) do
-    send(reply_to, {reply_to, :event, :erlang.term_to_binary({:event, id, event})})
-    :ok
-  end
+  defp event(%{events?: true} = request, id, event),
+    do: Worker.forward(request, :event, :erlang.term_to_binary({:event, id, event}))
 
   defp event(_nobody_listens, _id, _event), do: :ok
 
@@ -221,9 +220,7 @@ defmodule ErlBridge.Testing.Worker do
     with %{monitor: monitor} <- request, do: Process.demonitor(monitor, [:flush])
     with %{bytes: bytes} when is_integer(bytes) <- request, do: Load.give_back(state.load, bytes)
 
-    with %{reply_to: reply_to} <- request,
-         do: send(reply_to, {reply_to, :final, frame(id, answer)})
-
+    Worker.forward(request, :final, frame(id, answer))
     %{state | inflight: inflight, tasks: Map.new(tasks)}
   end
 

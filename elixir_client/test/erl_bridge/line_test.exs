@@ -1,0 +1,150 @@
+defmodule ErlBridge.LineTest do
+  @moduledoc "What a process keeps between its requests, and that nothing of one comes to another."
+  use ExUnit.Case, async: true
+  doctest ErlBridge.Line
+
+  alias ErlBridge.{Error, Line, Live, Load, Request, Route, Testing}
+
+  defp answering(answer),
+    do:
+      start_supervised!({Testing, fn _type, _payload, _context -> {:ok, answer} end}, id: answer)
+
+  # Its handler tells the test which request came, and leaves its answer to it.
+  defp waiting do
+    test = self()
+
+    start_supervised!(
+      {Testing,
+       fn _type, _payload, context ->
+         send(test, {:asked, context.ref})
+         :later
+       end}
+    )
+  end
+
+  defp line, do: Process.get(Line)
+
+  defp alias_of({_bridge, _edition, _route, reply_alias}), do: reply_alias
+
+  defp worker(bridge) do
+    {:ok, %Route{workers: {{worker, _load}}}} = Route.lookup(bridge)
+    worker
+  end
+
+  defp await_monitored(pid, monitored) do
+    {:monitors, monitors} = Process.info(pid, :monitors)
+
+    unless {:process, monitored} in monitors do
+      Process.sleep(1)
+      await_monitored(pid, monitored)
+    end
+  end
+
+  test "requests to one bridge keep the line, those to another the alias" do
+    [one, other] = [answering(:one), answering(:other)]
+
+    assert ErlBridge.call(one, :ask) == {:ok, :one}
+    first = line()
+    assert ErlBridge.call(one, :ask, %{}, timeout: 5_000) == {:ok, :one}
+    assert line() == first
+
+    assert ErlBridge.call(other, :ask) == {:ok, :other}
+    assert {^other, _edition, _route, _alias} = line()
+    assert alias_of(line()) == alias_of(first)
+    assert ErlBridge.call(one, :ask) == {:ok, :one}
+  end
+
+  test "a bridge that has ended is not asked any more, nor one that has lost its name" do
+    bridge = fn answer ->
+      {:ok, bridge} = Testing.start_link(fn _type, _payload, _context -> {:ok, answer} end)
+      bridge
+    end
+
+    [first, second, third] = Enum.map([:first, :second, :third], bridge)
+    name = :line_test_bridge
+    Process.register(first, name)
+    assert ErlBridge.call(name, :ask) == {:ok, :first}
+
+    :ok = ErlBridge.stop(name)
+    assert {:error, %Error{type: :not_running}} = ErlBridge.call(name, :ask)
+    assert {:error, %Error{type: :not_running}} = ErlBridge.call(first, :ask)
+
+    Process.register(second, name)
+    assert ErlBridge.call(name, :ask) == {:ok, :second}
+    Process.unregister(name)
+    Process.register(third, name)
+    assert ErlBridge.call(name, :ask) == {:ok, :third}
+  end
+
+  test "a request that is not answered soon takes the line with it" do
+    bridge = waiting()
+    task = Task.async(fn -> {ErlBridge.call(bridge, :ask), line(), Live.mailbox()} end)
+    assert_receive {:asked, ref}
+    await_monitored(task.pid, worker(bridge))
+
+    assert Testing.reply(bridge, ref, {:ok, :at_last})
+    assert Task.await(task) == {{:ok, :at_last}, nil, []}
+  end
+
+  test "the answer to one that timed out comes to nobody, nor to the next one" do
+    bridge = waiting()
+    assert {:error, %Error{type: :timeout_error}} = ErlBridge.call(bridge, :ask, %{}, timeout: 1)
+    assert_received {:asked, late}
+    assert line() == nil
+
+    task = Task.async(fn -> ErlBridge.call(bridge, :ask) end)
+    assert_receive {:asked, next}
+    assert Testing.reply(bridge, next, {:ok, :mine})
+    assert Task.await(task) == {:ok, :mine}
+
+    refute Testing.reply(bridge, late, {:ok, :late})
+    assert Live.mailbox() == []
+  end
+
+  describe "a worker that is gone" do
+    setup do
+      bridge = Live.start!()
+      {:ok, route} = Route.lookup(bridge)
+      {gone, monitor} = spawn_monitor(fn -> :ok end)
+      assert_receive {:DOWN, ^monitor, :process, ^gone, :normal}
+      load = Load.new()
+      %{route: %{route | workers: {{gone, load}}}, gone: gone, load: load, bridge: bridge}
+    end
+
+    defp call_plainly(route, bridge) do
+      {:ok, _route, reply_alias} = Line.open(bridge)
+      options = %{callbacks: %{}, metadata: %{}}
+      deadline = ErlBridge.Deadline.after_timeout(30_000)
+      Request.call_plainly(route, reply_alias, :ping, %{n: 1}, options, {30_000, deadline})
+    end
+
+    test "and had an answer for all that came to it has its request sent to another", context do
+      Load.settle(context.load)
+      assert call_plainly(context.route, context.bridge) == {:ok, %{n: 1}}
+      assert {line(), Live.mailbox()} == {nil, []}
+    end
+
+    test "and had not may have done what it was asked", %{gone: gone} = context do
+      assert {:error, %Error{type: :process_crashed, context: %{worker: ^gone}}} =
+               call_plainly(context.route, context.bridge)
+
+      assert {line(), Live.mailbox()} == {nil, []}
+    end
+
+    test "is asked nothing more once it has begun to end", context do
+      Load.close(context.load)
+      assert call_plainly(context.route, context.bridge) == :not_plain
+    end
+  end
+
+  test "a worker that is killed at work is heard of" do
+    bridge = Live.start!()
+    worker = worker(bridge)
+    task = Task.async(fn -> ErlBridge.call(bridge, :wait, %{}) end)
+    await_monitored(task.pid, worker)
+    Process.exit(worker, :kill)
+
+    assert {:error, %Error{type: :process_crashed, context: %{worker: ^worker}}} =
+             Task.await(task, 10_000)
+  end
+end
