@@ -131,7 +131,7 @@ defmodule ErlBridge.Bridge do
 
   def cache_children(bridge, %{cache: own} = options) do
     about = Map.get(options, :name, bridge)
-    report = &cache_event(&1, &2, Map.put(&3, :bridge, about))
+    report = &cache_event(&1, &2, %{bridge: about, key: &3.key})
     [{Cache, [on_event: report] |> Keyword.merge(own) |> Keyword.put(:name, cache(bridge))}]
   end
 

@@ -16,7 +16,13 @@ defmodule ErlBridge.Callback do
   What fails has its `stacktrace` beside the message, and Python has both.
   """
 
-  alias ErlBridge.{Deadline, Error, Protocol, Telemetry}
+  alias ErlBridge.{Deadline, Error, Protocol, Telemetry, TraceContext}
+
+  @enforce_keys [:functions, :bridge, :metadata]
+  defstruct [:functions, :bridge, :metadata]
+
+  @typedoc "The functions of a request, and whose they are."
+  @type t :: %__MODULE__{functions: callbacks, bridge: GenServer.server(), metadata: map}
 
   @type callbacks :: %{optional(atom | String.t()) => fun}
   @type failure :: %{
@@ -61,7 +67,7 @@ defmodule ErlBridge.Callback do
   The functions of a request from another node stay there: an `ErlBridge.Cluster.Peer` has them run,
   and what comes from it is encoded already.
   """
-  @spec answer(callbacks | {pid, term}, binary, pos_integer, (Protocol.body() -> term)) ::
+  @spec answer(t | {pid, term}, binary, pos_integer, (Protocol.body() -> term)) ::
           Protocol.body()
   def answer({peer, id}, frame, max_frame, tell) do
     send(peer, {:erl_bridge, id, {:run, self(), frame, max_frame}})
@@ -119,8 +125,13 @@ defmodule ErlBridge.Callback do
       iex> {receive(do: (piece -> piece)), receive(do: (piece -> piece))}
       {"for", "ty"}
   """
-  @spec run(callbacks, atom | String.t(), [term], (term -> term)) :: answer
-  def run(callbacks, name, args, tell \\ & &1) do
+  @spec run(callbacks | t, atom | String.t(), [term], (term -> term)) :: answer
+  def run(callbacks, name, args, tell \\ & &1)
+
+  def run(%__MODULE__{functions: functions}, name, args, tell),
+    do: run(functions, name, args, tell)
+
+  def run(callbacks, name, args, tell) do
     case find(callbacks, name) do
       nil -> {:error, missing(callbacks, name)}
       fun -> {:ok, fun |> apply(args) |> run_stream(tell)}
@@ -149,15 +160,20 @@ defmodule ErlBridge.Callback do
     %{message: said, missing: true}
   end
 
-  @doc "As `run/4`, and tells telemetry of it."
-  @spec measure(callbacks, atom | String.t(), [term], (term -> term)) :: answer
-  def measure(callbacks, name, args, tell) do
+  @doc "As `run/4`, in the trace of the request, and tells telemetry of it."
+  @spec measure(t | %{}, atom | String.t(), [term], (term -> term)) :: answer
+  def measure(%__MODULE__{} = callbacks, name, args, tell) do
+    TraceContext.continue(callbacks.metadata)
     began = System.monotonic_time()
     {result, _value} = answer = run(callbacks, name, args, tell)
     duration = System.monotonic_time() - began
-    Telemetry.callback_stop(%{duration: duration}, %{name: name, result: result})
+    about = %{bridge: callbacks.bridge, name: name, result: result}
+    Telemetry.callback_stop(%{duration: duration}, about)
     answer
   end
+
+  # The request has none.
+  def measure(none, name, args, tell), do: run(none, name, args, tell)
 
   defp body(call_id, answer),
     do:

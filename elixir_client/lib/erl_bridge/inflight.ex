@@ -33,7 +33,7 @@ defmodule ErlBridge.Inflight do
           monitor: reference | nil,
           bytes: non_neg_integer | nil,
           events?: boolean,
-          callbacks: %{optional(atom | String.t()) => fun},
+          callbacks: ErlBridge.Callback.t() | {pid, term} | %{},
           deadline: Deadline.t()
         }
 

@@ -10,7 +10,18 @@ defmodule ErlBridge.Request do
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
 
-  alias ErlBridge.{Deadline, Error, Line, Load, Protocol, Route, Telemetry, TraceContext}
+  alias ErlBridge.{
+    Callback,
+    Deadline,
+    Error,
+    Line,
+    Load,
+    Protocol,
+    Route,
+    Telemetry,
+    TraceContext
+  }
+
   alias ErlBridge.Request.Span
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
@@ -471,7 +482,7 @@ defmodule ErlBridge.Request do
     sent = %{
       to_worker(reply_to, reply_to, bytes, request.deadline)
       | events?: is_map_key(request.options, :on_event),
-        callbacks: callbacks(request.options),
+        callbacks: callbacks(request.options, request.route),
         wanted: session(request.options)
     }
 
@@ -505,8 +516,17 @@ defmodule ErlBridge.Request do
     }
   end
 
-  defp callbacks(%{callbacks: callbacks}), do: callbacks
-  defp callbacks(_options), do: %{}
+  # A tuple says which node has them.
+  defp callbacks(%{callbacks: functions} = options, route)
+       when is_map(functions) and functions != %{},
+       do: %Callback{
+         functions: functions,
+         bridge: route.bridge,
+         metadata: given_metadata(options)
+       }
+
+  defp callbacks(%{callbacks: callbacks}, _route), do: callbacks
+  defp callbacks(_options, _route), do: %{}
 
   # Names
 

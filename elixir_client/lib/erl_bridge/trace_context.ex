@@ -101,6 +101,23 @@ defmodule ErlBridge.TraceContext do
   @spec any?() :: boolean
   def any?, do: current() != nil or open_telemetry?()
 
+  @doc """
+  Has the calling process work on the trace of a request with this metadata: functions that Python
+  calls are spans of the request that they are called for, and so are requests that they make.
+  """
+  @spec continue(map) :: :ok
+  def continue(metadata) do
+    given = &(metadata[&1] || metadata[Atom.to_string(&1)])
+
+    with {:ok, context} <- put(given.(:traceparent), given.(:tracestate)),
+         true <- open_telemetry?() do
+      headers = for {name, value} <- fields(context), do: {Atom.to_string(name), value}
+      apply(:otel_propagator_text_map, :extract, [headers])
+    end
+
+    :ok
+  end
+
   @doc "Ends what `put/2` began."
   @spec clear() :: :ok
   def clear do

@@ -142,7 +142,7 @@ defmodule ErlBridge.TelemetryTest do
       log =
         capture_log(fn ->
           Telemetry.request_stop(%{duration: 0}, %{request_type: :embed, result: :ok})
-          Telemetry.breaker_change(%{count: 1}, %{name: :lm, from: :closed, to: :open})
+          Telemetry.breaker_change(%{count: 1}, %{bridge: :lm, from: :closed, to: :open})
 
           Telemetry.request_stop(%{duration: 0}, %{
             request_type: :ping,
@@ -151,7 +151,7 @@ defmodule ErlBridge.TelemetryTest do
           })
         end)
 
-      assert log =~ "breaker change count=1 name=:lm from=:closed to=:open"
+      assert log =~ "breaker change count=1 bridge=:lm from=:closed to=:open"
 
       assert log =~
                "request stop duration=0.0ms request_type=:ping result=:error error=:timeout_error"

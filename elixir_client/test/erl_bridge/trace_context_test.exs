@@ -106,6 +106,25 @@ defmodule ErlBridge.TraceContextTest do
     end
   end
 
+  # In a node of its own: whether OpenTelemetry is there is found out once.
+  test "is OpenTelemetry's in a function that Python calls, where the application has that" do
+    script = ~s"""
+    defmodule :otel_propagator_text_map do
+      def inject([]), do: Process.get(:otel, [])
+      def extract(headers), do: Process.put(:otel, headers)
+    end
+
+    ErlBridge.TraceContext.continue(%{traceparent: "#{@traceparent}", tracestate: "a=1"})
+    %{traceparent: trace, tracestate: state} = ErlBridge.TraceContext.inject(%{})
+    IO.puts(trace <> " " <> state)
+    """
+
+    assert {output, 0} =
+             System.cmd("mix", ["run", "--no-start", "-e", script], env: [{"MIX_ENV", "test"}])
+
+    assert output =~ @traceparent <> " a=1"
+  end
+
   test "reaches a handler in Python" do
     metadata = TraceContext.inject(%{}, TraceContext.new())
 

@@ -2,8 +2,9 @@ defmodule ErlBridge.ObservedTest do
   @moduledoc "What a bridge tells of itself, and what it does by itself: telemetry, the cache, recovery."
   use ExUnit.Case, async: true
 
-  alias ErlBridge.{Error, Live, OsProcess, Telemetry, TraceContext}
+  alias ErlBridge.{Bridge, Cache, Error, Live, OsProcess, Telemetry, TraceContext}
   alias ErlBridge.Recovery.Budget
+  alias ErlBridge.Telemetry.Events
 
   @signature "question -> answer"
   @rows [%{"question" => "2+2", "answer" => "4"}, %{"question" => "3+3", "answer" => "6"}]
@@ -52,6 +53,137 @@ defmodule ErlBridge.ObservedTest do
     assert sent =~ trace.trace_id
     assert {:ok, none} = ErlBridge.call(Live.shared(), :trace, %{}, trace: false)
     assert none == %{}
+  end
+
+  test "a function that Python calls works on the trace of its request" do
+    {:ok, context} =
+      TraceContext.put("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=1")
+
+    on_exit(&TraceContext.clear/0)
+
+    ask = fn -> {TraceContext.current().span_id, ErlBridge.call!(Live.shared(), :trace)} end
+    asked = %{"name" => "ask", "args" => []}
+
+    assert {:ok, {span, trace}} =
+             ErlBridge.call(Live.shared(), :ask, asked, callbacks: %{ask: ask})
+
+    assert %{"tracestate" => "a=1"} = trace
+    assert {:ok, inner} = TraceContext.parse(trace["traceparent"])
+    assert inner.trace_id == context.trace_id
+    assert Enum.uniq([span, inner.span_id, context.span_id]) |> length() == 3
+  end
+
+  # Those of clusters are in their own tests.
+  @not_here [[:erl_bridge, :cluster, :node_up], [:erl_bridge, :cluster, :node_down]]
+
+  @everything __MODULE__.Everything
+
+  @tag :capture_log
+  test "every event has the measurements and metadata that the page says, and no others" do
+    seen = :ets.new(:seen, [:public])
+    heard = self()
+
+    note = fn event, measurements, metadata, _config ->
+      if metadata[:bridge] == @everything do
+        names = Map.keys(measurements) ++ Map.keys(metadata)
+        :ets.insert(seen, for(name <- names, do: {{event, name}}))
+        send(heard, {:told, event})
+      end
+    end
+
+    :ok = Telemetry.attach(seen, Telemetry.events() -- @not_here, note, nil)
+    everything_happens()
+    :ok = Telemetry.detach(seen)
+
+    for event <- Events.all(), event.name not in @not_here do
+      said = Enum.map(event.measurements, &elem(&1, 0)) ++ Enum.map(event.metadata, &elem(&1, 0))
+      told = List.flatten(:ets.match(seen, {{event.name, :"$1"}}))
+      assert {event.name, Enum.sort(told)} == {event.name, Enum.sort(said)}
+    end
+  end
+
+  # So that every event is told once at least.
+  defp everything_happens do
+    bridge = @everything
+
+    Live.start!(
+      name: bridge,
+      max_in_flight: 1,
+      max_queue: 1,
+      health_interval: 20,
+      cache: [max_entries: 2],
+      circuit_breaker: [failures: 1]
+    )
+
+    assert_receive {:told, [_, :health, :check]}
+
+    assert {:ok, 2} =
+             ErlBridge.call(bridge, :ask, %{"name" => "f", "args" => []},
+               callbacks: %{f: fn -> 2 end}
+             )
+
+    assert_raise RuntimeError, fn ->
+      ErlBridge.put_dataset(bridge, Stream.map([1], fn _ -> raise "no" end))
+    end
+
+    dataset = ErlBridge.put_dataset!(bridge, @rows)
+
+    assert_raise RuntimeError, fn ->
+      ErlBridge.call(bridge, :count, %{"to" => 1}, on_event: fn _ -> raise "no" end)
+    end
+
+    optimize = fn -> ErlBridge.optimize(bridge, @signature, dataset, @options) end
+    assert {:ok, %{program: program}} = optimize.()
+    assert {:ok, _from_the_cache} = optimize.()
+    assert {:ok, _scores} = ErlBridge.evaluate(bridge, program, dataset, lm: "local/nearest-demo")
+    fill_cache(Bridge.cache(Process.whereis(bridge)))
+
+    # One request works, one waits, and a third is too many.
+    Live.mailbox() |> Enum.each(fn message -> receive(do: (^message -> :forgotten)) end)
+    working = Live.wait(bridge)
+    waiting = Task.async(fn -> ErlBridge.call(bridge, :echo, %{}) end)
+    assert_receive {:told, [_, :pool, :queue]}
+
+    assert {:ok, :instead} =
+             ErlBridge.call(bridge, :echo, %{},
+               max_retries: 1,
+               fallback: fn _error -> :instead end
+             )
+
+    assert {:ok, true} = ErlBridge.cancel(bridge, working.pid)
+    assert {:ok, %{}} = Task.await(waiting, :infinity)
+    Task.await(working, :infinity)
+
+    assert :ok = ErlBridge.resize(bridge, 2)
+    assert {:error, %Error{type: :process_crashed}} = ErlBridge.call(bridge, :die)
+    assert_receive {:told, [_, :worker, :restart]}
+    assert_receive {:told, [_, :breaker, :change]}
+  end
+
+  defp fill_cache(cache) do
+    test = self()
+    :ok = Cache.put(cache, "old", 1, ttl: 1)
+    assert_receive {:told, [_, :cache, :expire]}
+
+    slow = fn ->
+      send(test, {:computes, self()})
+      receive do: (:go -> {:ok, 1})
+    end
+
+    first = Task.async(fn -> Cache.fetch(cache, "slow", slow) end)
+    assert_receive {:computes, computing}
+    second = Task.async(fn -> Cache.fetch(cache, "slow", slow) end)
+    wait_for_members(cache, 2)
+    send(computing, :go)
+    assert [{:ok, 1}, {:ok, 1}] = Task.await_many([first, second], :infinity)
+
+    for key <- ["one", "two", "three"], do: :ok = Cache.put(cache, key, 1)
+    assert_receive {:told, [_, :cache, :evict]}
+  end
+
+  defp wait_for_members(cache, count) do
+    if map_size(:sys.get_state(cache).flights.members) < count,
+      do: wait_for_members(cache, count)
   end
 
   describe "an optimization" do
@@ -143,8 +275,7 @@ defmodule ErlBridge.ObservedTest do
     id = make_ref()
 
     handler = fn event, measurements, metadata, _config ->
-      if metadata[:bridge] == bridge or event == [:erl_bridge, :callback, :stop],
-        do: send(test, {:event, event, measurements, metadata})
+      if metadata[:bridge] == bridge, do: send(test, {:event, event, measurements, metadata})
     end
 
     :ok = Telemetry.attach(id, events, handler, nil)

@@ -25,6 +25,7 @@ defmodule ErlBridge.Telemetry.Events do
   @bridge {:bridge, "the bridge: its name or pid"}
   @cluster {:bridge, "the name of the cluster"}
   @node {:node, "the other node"}
+  @python_node {:node, "the node of the Python"}
   @kind {:kind, "`:bridge`, or `:python` for a node that is Python itself"}
   @worker {:worker, "the pid of the worker"}
   @request_type {:request_type, "the request type, an atom"}
@@ -33,7 +34,6 @@ defmodule ErlBridge.Telemetry.Events do
   @error {:error, "the `ErlBridge.Error`, `nil` if there is none"}
   @result {:result, "`:ok` or `:error`"}
   @attempt {:attempt, "the number of the attempt, from 1"}
-  @name {:name, "the name of the function"}
   @key {:key, "a hash of the request"}
   @transfer {:transfer, "the id of the transfer"}
 
@@ -41,6 +41,7 @@ defmodule ErlBridge.Telemetry.Events do
   @system_time {:system_time, :time, "`System.system_time/0` at the start"}
   @monotonic_time {:monotonic_time, :time, "`System.monotonic_time/0` then"}
   @bytes {:bytes, :byte, "bytes moved"}
+  @size {:bytes, :byte, "of the result"}
   @rows {:rows, :count, "rows moved"}
   @length {:length, :count, "requests that wait"}
   @count {:count, :count, "always 1"}
@@ -67,7 +68,7 @@ defmodule ErlBridge.Telemetry.Events do
      [
        @bridge,
        @worker,
-       {:node, "the node of the Python"},
+       @python_node,
        @request_type,
        @id,
        @result,
@@ -76,7 +77,8 @@ defmodule ErlBridge.Telemetry.Events do
        @traceparent
      ]},
     {[:request, :exception], :error, "A function of the caller raised during a request.",
-     [@duration, @monotonic_time], [@bridge, @request_type, @id, @traceparent] ++ @exception},
+     [@duration, @monotonic_time],
+     [@bridge, @worker, @python_node, @request_type, @id, @attempt, @traceparent] ++ @exception},
     {[:worker, :up], :info, "A Python has said hello.",
      [{:start_time, :native, "from the start of the OS process to hello"}],
      [
@@ -102,30 +104,28 @@ defmodule ErlBridge.Telemetry.Events do
      [@cluster, @node, @kind, {:reason, "why, as of `Process.monitor/1`"}]},
     {[:pool, :queue], :debug, "The queue of a pool has changed.", [@length], [@bridge]},
     {[:pool, :exhausted], :warning, "A request was refused: the queue is full.", [@length],
-     [@bridge, @request_type]},
+     [@bridge]},
     {[:pool, :resize], :info, "A pool has another size.",
      [{:size, :count, "workers now"}, {:previous, :count, "workers before"}],
      [@bridge, {:reason, "why"}]},
     {[:health, :check], :debug, "A worker was asked how it is.",
      [{:latency, :native, "until it answered"}], [@bridge, @worker, @result, @error]},
-    {[:cache, :hit], :debug, "A result came from the cache.", [@count],
-     [@bridge, @request_type, @key]},
-    {[:cache, :miss], :debug, "A result was not in the cache.", [@count],
-     [@bridge, @request_type, @key]},
-    {[:cache, :wait], :debug, "A request waits for the result of an equal one.", [@count],
-     [@bridge, @request_type, @key]},
-    {[:cache, :put], :debug, "A result was put into the cache.", [@bytes],
-     [@bridge, @request_type, @key]},
-    {[:cache, :evict], :debug, "A result gave way to others.", [@bytes], [@bridge, @key]},
-    {[:cache, :expire], :debug, "A result was too old.", [@bytes], [@bridge, @key]},
+    {[:cache, :hit], :debug, "A result came from the cache.", [@count, @size], [@bridge, @key]},
+    {[:cache, :miss], :debug, "A result was not in the cache.", [@count], [@bridge, @key]},
+    {[:cache, :wait], :debug, "A request waited for the result of an equal one.",
+     [@count, {:duration, :native, "how long"}, @size], [@bridge, @key]},
+    {[:cache, :put], :debug, "A result was put into the cache.", [@count, @size],
+     [@bridge, @key]},
+    {[:cache, :evict], :debug, "A result gave way to others.", [@count, @size], [@bridge, @key]},
+    {[:cache, :expire], :debug, "A result was too old.", [@count, @size], [@bridge, @key]},
     {[:retry], :info, "A request that failed is to be sent again.",
      [{:delay, :native, "until then"}], [@bridge, @request_type, @attempt, @error]},
     {[:fallback], :warning, "Something else stands in for a result.", [@count],
      [@bridge, @request_type, @error]},
     {[:breaker, :change], :warning, "A circuit breaker has another state.", [@count],
-     [@bridge, @name, {:from, "`:closed`, `:open` or `:half_open`"}, {:to, "likewise"}]},
+     [@bridge, {:from, "`:closed`, `:open` or `:half_open`"}, {:to, "likewise"}]},
     {[:callback, :stop], :debug, "A function that Python called has ended.", [@duration],
-     [@bridge, @name, @result]},
+     [@bridge, {:name, "the name of the function"}, @result]},
     {[:transfer, :start], :debug, "A dataset begins to move.", [@system_time, @monotonic_time],
      [@bridge, @transfer]},
     {[:transfer, :chunk], :debug, "A part of a dataset has moved.", [@duration, @bytes, @rows],

@@ -175,7 +175,7 @@ defmodule ErlBridge.Telemetry.Summary do
       iex> {:counter, "erl_bridge.cache.hit.count", options} =
       ...>   List.keyfind(ErlBridge.Telemetry.Summary.metrics(), "erl_bridge.cache.hit.count", 1)
       iex> options[:tags]
-      [:bridge, :request_type]
+      [:bridge]
   """
   @spec metrics(:summary | :distribution) :: [{atom, String.t(), keyword}]
   def metrics(durations \\ :summary) when durations in [:summary, :distribution] do
