@@ -10,7 +10,7 @@ defmodule ErlBridge.Config do
             pool_size: 3
             cache_ttl: 3600       # seconds
             max_retries: 3
-            timeout: 30000        # milliseconds
+            timeout: 30000        # milliseconds, or infinity
           optimization:
             enabled: true
             strategy: bootstrap_few_shot
@@ -177,9 +177,11 @@ defmodule ErlBridge.Config do
     do: Check.keys(value, Enum.map(names, &Atom.to_string/1) ++ others, path)
 
   defp options(map, path, schema, names) do
-    for name <- names, {:ok, value} <- [Map.fetch(map, Atom.to_string(name))] do
+    for name <- names, {:ok, written} <- [Map.fetch(map, Atom.to_string(name))] do
+      value = if written == "infinity", do: :infinity, else: written
+
       with {:error, expected} <- Options.check(schema, name, value),
-           do: Check.refuse("#{path}.#{name}", expected, value)
+           do: Check.refuse("#{path}.#{name}", expected, written)
 
       {name, value}
     end

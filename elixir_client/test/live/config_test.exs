@@ -105,6 +105,13 @@ defmodule ErlBridge.ConfigTest do
              parse(workflow, optimization: [enabled: false])
   end
 
+  test "a time may be infinity" do
+    assert {:ok, %{bridge: bridge}} =
+             parse(with_section("python_bridge", %{"timeout" => "infinity"}))
+
+    assert bridge[:timeout] == :infinity
+  end
+
   test "a step of another type keeps its own keys, and refers to earlier ones" do
     other = %{
       "name" => "store",
@@ -149,6 +156,9 @@ defmodule ErlBridge.ConfigTest do
      "workflow.steps[0].dspy_signature: expected"},
     {"a signature without outputs", quote(do: with_step(%{"dspy_signature" => "text"})),
      ~s(workflow.steps[0].dspy_signature: expected "inputs -> outputs")},
+    {"a field that is there twice",
+     quote(do: with_step(%{"dspy_signature" => "text, queue -> queue"})),
+     ~s(workflow.steps[0].dspy_signature: expected fields of different names, got: "queue")},
     {"a field without a name",
      quote(
        do:

@@ -314,6 +314,7 @@ defmodule ErlBridge.PipelineTest do
           {fn _inputs, _context -> raise "no room" end, "no room"},
           {fn _inputs, _context -> exit(:gone) end, "gone"},
           {fn _inputs, _context -> :ok end, "expected {:ok, outputs}"},
+          {fn _inputs, _context -> {:ok, ~D[2024-01-01]} end, "expected {:ok, outputs}"},
           {NoSuchModule, "NoSuchModule.handle/2 is undefined"}
         ] do
       assert {:error, %Error{type: :callback_error} = error} =
@@ -331,7 +332,7 @@ defmodule ErlBridge.PipelineTest do
 
     assert {:error, %Error{message: message}} =
              Pipeline.execute(workflow(steps),
-               handlers: %{"x" => fn _inputs, _context -> {:ok, %{"c" => 1}} end}
+               handlers: %{"x" => fn _inputs, _context -> {:ok, %{c: 1}} end}
              )
 
     assert message =~ ~s($first.b is not among the outputs of first: "c")

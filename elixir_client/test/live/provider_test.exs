@@ -4,7 +4,7 @@ defmodule ErlBridge.ProviderTest do
 
   import ExUnit.CaptureLog
 
-  alias ErlBridge.{Error, Live}
+  alias ErlBridge.{CircuitBreaker, Error, Live}
 
   @bridge __MODULE__.Bridge
   @lm "local/nearest-demo"
@@ -124,6 +124,42 @@ defmodule ErlBridge.ProviderTest do
       assert log =~ "DSPy failed, ErlBridge.ProviderTest.Other answers"
       assert log =~ unquote(message)
     end
+  end
+
+  @tag :capture_log
+  test "when the bridge is not there, has no room, or its breaker is open, the fallback answers at once" do
+    name = __MODULE__.Unusable
+    ask = fn -> ErlBridge.Provider.query("hello", @options, bridge: name, fallback: Other) end
+    assert fallback_for(ask) == "not_running"
+
+    Live.start!(
+      name: name,
+      max_in_flight: 1,
+      max_queue: 1,
+      queue_timeout: 1,
+      max_retries: 0,
+      circuit_breaker: [failures: 1]
+    )
+
+    working = Live.wait(name)
+    assert fallback_for(ask) == "pool_exhausted"
+
+    {:ok, true} = ErlBridge.cancel(name, working.pid)
+    Task.await(working, :infinity)
+
+    breaker = CircuitBreaker.name(Process.whereis(name))
+    {:ok, handle} = CircuitBreaker.handle(breaker)
+    CircuitBreaker.report(handle, Error.timed_out(1))
+    # A report is a cast; the answer to this says that it has come.
+    {:ok, ^handle} = CircuitBreaker.handle(breaker)
+    assert fallback_for(ask) == "circuit_open"
+  end
+
+  # The type of the error in the log, when the fallback has answered.
+  defp fallback_for(ask) do
+    log = capture_log(fn -> assert ask.() == {:ok, {:other, "hello", nil}} end)
+    [_all, type] = Regex.run(~r/answers: (\w+):/, log)
+    type
   end
 
   test "without a fallback the error is the answer" do

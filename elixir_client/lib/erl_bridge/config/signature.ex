@@ -31,7 +31,10 @@ defmodule ErlBridge.Config.Signature do
   def parse(notation, path) when is_binary(notation) do
     case notation |> plain() |> String.split("->") do
       [inputs, outputs] ->
-        {notation, names(inputs, notation, path), names(outputs, notation, path)}
+        different(
+          {notation, names(inputs, notation, path), names(outputs, notation, path)},
+          path
+        )
 
       _other ->
         refuse(path, notation)
@@ -44,8 +47,9 @@ defmodule ErlBridge.Config.Signature do
     outputs = Check.required(signature, "output_fields", path, &fields/2)
     Check.optional(signature, "instructions", path, &Check.text/2)
 
-    {%{signature | "input_fields" => inputs, "output_fields" => outputs},
-     Enum.map(inputs, & &1["name"]), Enum.map(outputs, & &1["name"])}
+    signature = %{signature | "input_fields" => inputs, "output_fields" => outputs}
+
+    different({signature, Enum.map(inputs, & &1["name"]), Enum.map(outputs, & &1["name"])}, path)
   end
 
   def parse(value, path), do: refuse(path, value)
@@ -66,6 +70,15 @@ defmodule ErlBridge.Config.Signature do
     if is_binary(value) and value =~ @name,
       do: value,
       else: Check.refuse(path, "a name of letters, digits and underscores", value)
+  end
+
+  defp different({_signature, inputs, outputs} = parsed, path) do
+    names = inputs ++ outputs
+
+    case names -- Enum.uniq(names) do
+      [] -> parsed
+      [twice | _] -> Check.refuse(path, "fields of different names", twice)
+    end
   end
 
   # Types may hold commas, colons and arrows, all of them in brackets or quotes.

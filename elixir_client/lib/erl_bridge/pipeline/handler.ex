@@ -12,7 +12,7 @@ defmodule ErlBridge.Pipeline.Handler do
       end
 
   It is given the step's inputs, references resolved, and a context. It gives its outputs as a map
-  with strings as keys, which is what later steps refer to. It runs in the process that executes the
+  with strings or atoms as keys, which is what later steps refer to. It runs in the process that executes the
   pipeline. What it raises, throws or exits with is the error of the step.
   """
 
@@ -36,6 +36,8 @@ defmodule ErlBridge.Pipeline.Handler do
       iex> alias ErlBridge.Pipeline.Handler
       iex> Handler.run(fn %{"n" => n}, _context -> {:ok, %{"n" => n + 1}} end, %{"n" => 1}, %{})
       {:ok, %{"n" => 2}}
+      iex> Handler.run(fn _inputs, _context -> {:ok, %{sent: true}} end, %{}, %{})
+      {:ok, %{"sent" => true}}
       iex> {:error, error} = Handler.run(fn _inputs, _context -> {:error, :full} end, %{}, %{})
       iex> Exception.message(error)
       "callback_error: the handler gave {:error, :full}"
@@ -51,7 +53,9 @@ defmodule ErlBridge.Pipeline.Handler do
   defp answer(handler, inputs, context) when is_function(handler), do: handler.(inputs, context)
   defp answer(handler, inputs, context), do: handler.handle(inputs, context)
 
-  defp result({:ok, outputs}) when is_map(outputs), do: {:ok, outputs}
+  defp result({:ok, outputs}) when is_map(outputs) and not is_struct(outputs),
+    do: {:ok, Map.new(outputs, fn {name, value} -> {to_string(name), value} end)}
+
   defp result({:error, %Error{} = error}), do: {:error, error}
 
   defp result({:error, _reason} = error),
