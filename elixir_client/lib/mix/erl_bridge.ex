@@ -4,6 +4,7 @@ defmodule Mix.ErlBridge do
   """
 
   @help {:help, :boolean}
+  @types %{integer: "an integer", float: "a number", string: "a text", boolean: "no value"}
 
   @doc """
   Calls `run` with the options of a command line. `--help` prints `text` instead; what the
@@ -19,8 +20,31 @@ defmodule Mix.ErlBridge do
       {_options, [extra | _], _invalid} ->
         Mix.raise("unexpected argument #{extra}; see --help")
 
-      {_options, [], [{flag, _value} | _]} ->
-        Mix.raise("unknown or wrong option #{flag}; see --help")
+      {_options, [], [invalid | _]} ->
+        Mix.raise("#{invalid(invalid, switches)}; see --help")
     end
   end
+
+  @doc """
+  What is wrong with an option that `OptionParser` calls invalid.
+
+      iex> Mix.ErlBridge.invalid({"--seed", "one"}, seed: :integer)
+      ~s(--seed: expected an integer, got "one")
+      iex> Mix.ErlBridge.invalid({"--sed", nil}, seed: :integer)
+      "unknown option --sed"
+  """
+  @spec invalid({String.t(), String.t() | nil}, keyword) :: String.t()
+  def invalid({flag, value}, switches) do
+    case Enum.find(switches, fn {name, _type} -> flag(name) == flag end) do
+      nil ->
+        "unknown option #{flag}"
+
+      {_name, type} ->
+        "#{flag}: expected #{@types[type]}, got #{if value, do: inspect(value), else: "nothing"}"
+    end
+  end
+
+  @doc "An option as it is written."
+  @spec flag(atom) :: String.t()
+  def flag(name), do: "--" <> String.replace(Atom.to_string(name), "_", "-")
 end

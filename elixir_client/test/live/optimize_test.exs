@@ -8,6 +8,7 @@ defmodule ErlBridge.OptimizeTaskTest do
   alias Mix.Tasks.ErlBridge.Optimize
 
   @moduletag :tmp_dir
+  doctest Mix.ErlBridge
 
   @signature ["--signature", "sentence -> mood"]
   @rows for {mood, words} <- [
@@ -112,13 +113,30 @@ defmodule ErlBridge.OptimizeTaskTest do
     end
 
     test "errors say what is wrong", %{tmp_dir: folder, data: data, out: out} do
+      wrong =
+        write(
+          folder,
+          "wrong.jsonl",
+          ~s({"sentence": "a", "mood": "b"}\n{"sentence": "a", "mood": 5})
+        )
+
       for {arguments, expected} <- [
             {@signature ++ ["--data", Path.join(folder, "none.csv")], "none.csv"},
             {@signature ++ ["--data", write(folder, "map.json", "{}")],
              "map.json: expected a list of rows"},
-            {@signature ++ ["--data", data, "--optimizer", "best"], "payload.config.optimizer"},
+            {@signature ++ ["--data", write(folder, "none.jsonl", "")],
+             "none.jsonl: expected at least one row, got none"},
+            {@signature ++ ["--data", data, "--optimizer", "best"],
+             "invalid_request: --optimizer: expected one of"},
+            {@signature ++ ["--data", data, "--max-demos", "-1"], "--max-demos: expected"},
+            {["--signature", "sentence -> mod:", "--data", data],
+             "invalid_request: --signature: "},
             {["--signature", "text -> mood", "--data", data],
-             "payload.training_data[0]: missing field text"},
+             "#{data}, row 1: missing field text"},
+            {@signature ++ ["--data", data, "--validation", wrong],
+             "#{wrong}, row 2.mood: expected str, got 5"},
+            {@signature ++ ["--data", data, "--out", folder],
+             "#{folder}: is a folder; name a file"},
             {@signature ++ ["--data", data, "--out", Path.join(data, "p")],
              "its folder cannot be made: "}
           ] do
@@ -169,8 +187,9 @@ defmodule ErlBridge.OptimizeTaskTest do
     assert capture_io(fn -> Optimize.run(["--help"]) end) =~ "## Options"
 
     for {arguments, expected} <- [
-          {["--sed", "1"], "unknown or wrong option --sed"},
-          {@signature ++ ["--max-demos", "few"], "unknown or wrong option --max-demos"},
+          {["--sed", "1"], "unknown option --sed"},
+          {@signature ++ ["--max-demos", "few"], ~s(--max-demos: expected an integer, got "few")},
+          {["--seed"], "--seed: expected an integer, got nothing"},
           {[], "--signature is missing"},
           {@signature, "--data is missing"},
           {["w.yaml", "x.yaml"], "unexpected argument x.yaml"},

@@ -70,6 +70,19 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
   @with_workflow [:out, :timeout]
   @needed [:signature, :data]
 
+  # What the command line calls that of which an error speaks.
+  @places for {place, option} <- [
+                {"signature", :signature},
+                {"module", :module},
+                {"config.optimizer", :optimizer},
+                {"config.metric", :metric},
+                {"config.max_demos", :max_demos},
+                {"config.max_labeled_demos", :max_demos},
+                {"config.seed", :seed},
+                {"lm", :lm}
+              ],
+              do: {place, Mix.ErlBridge.flag(option)}
+
   @lm "local/nearest-demo"
   @file_out "program.etf"
   @folder_out "programs"
@@ -80,8 +93,8 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
       {options, arguments, []} ->
         if options[:help], do: help(), else: optimize(arguments, options)
 
-      {_options, _arguments, [{flag, _value} | _]} ->
-        usage("unknown or wrong option #{flag}")
+      {_options, _arguments, [invalid | _]} ->
+        usage(Mix.ErlBridge.invalid(invalid, @switches))
     end
   end
 
@@ -104,7 +117,7 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
 
   defp plan([], options) do
     with name when name != nil <- Enum.find(@needed, &(options[&1] == nil)),
-         do: usage("#{flag(name)} is missing")
+         do: usage("#{Mix.ErlBridge.flag(name)} is missing")
 
     validation = options[:validation] && read_rows(options[:validation])
 
@@ -113,6 +126,10 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
       signature: options[:signature],
       rows: read_rows(options[:data]),
       options: job_options(options, validation),
+      places: [
+        {"training_data", options[:data]},
+        {"validation_data", options[:validation]} | @places
+      ],
       out: Keyword.get(options, :out, @file_out)
     }
 
@@ -121,7 +138,7 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
 
   defp plan([path], options) do
     with [name | _] <- Keyword.keys(options) -- @with_workflow,
-         do: usage("#{flag(name)} is what the workflow says; leave it out")
+         do: usage("#{Mix.ErlBridge.flag(name)} is what the workflow says; leave it out")
 
     config = or_raise(Config.load(path))
     folder = Keyword.get(options, :out, @folder_out)
@@ -155,22 +172,42 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
       signature: step.signature,
       rows: step.training_data,
       options: step.optimize,
+      places:
+        for {place, key} <- [
+              {"training_data", "training_data"},
+              {"validation_data", "validation_data"},
+              {"signature", "dspy_signature"}
+            ] do
+          {place, "#{step.path}.#{key}"}
+        end,
       out: Path.join(folder, "#{step.name}.etf")
     }
   end
 
   defp read_rows(path) do
     case or_raise(DataFile.read(path)) do
-      rows when is_list(rows) -> rows
+      [_ | _] = rows -> rows
+      [] -> Mix.raise("#{path}: expected at least one row, got none")
       _document -> Mix.raise("#{path}: expected a list of rows")
     end
   end
 
   # Before the work is done, not after it.
   defp check_place(path) do
-    with {:error, reason} <- File.mkdir_p(Path.dirname(path)),
-         do: Mix.raise("#{path}: its folder cannot be made: #{:file.format_error(reason)}")
+    folder = Path.dirname(path)
+    probe = Path.join(folder, ".erl_bridge-#{System.pid()}")
+
+    with :ok <- made(File.mkdir_p(folder), path, "its folder cannot be made"),
+         :ok <- made(File.write(probe, ""), path, "its folder cannot be written into") do
+      File.rm(probe)
+      if File.dir?(path), do: Mix.raise("#{path}: is a folder; name a file")
+    end
   end
+
+  defp made(:ok, _path, _what), do: :ok
+
+  defp made({:error, reason}, path, what),
+    do: Mix.raise("#{path}: #{what}: #{:file.format_error(reason)}")
 
   defp check_timeout(seconds) when is_nil(seconds) or seconds > 0, do: :ok
   defp check_timeout(_seconds), do: usage("--timeout: expected a number of seconds above 0")
@@ -193,7 +230,7 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
       {:error, error} ->
         Mix.shell().info("")
         keep_best(error, job.out)
-        Mix.raise(Exception.message(error))
+        Mix.raise(Enum.reduce(job.places, Exception.message(error), &say_place/2))
     end
   end
 
@@ -219,14 +256,22 @@ defmodule Mix.Tasks.ErlBridge.Optimize do
     result
   end
 
+  # "payload.training_data[4]: ..." is "rows.csv, row 5: ..." for who wrote the file.
+  defp say_place({place, name}, message) do
+    message =
+      Regex.replace(~r/\bpayload\.#{place}\[(\d+)\]/, message, fn _all, index ->
+        "#{name}, row #{String.to_integer(index) + 1}"
+      end)
+
+    Regex.replace(~r/\bpayload\.#{place}\b/, message, fn _all -> "#{name}" end)
+  end
+
   defp keep_best(%Error{context: %{best: %{program: program} = best}}, path) do
     or_raise(Program.save(program, path))
     Mix.shell().info([Report.saved(path), Report.best(best)])
   end
 
   defp keep_best(_error, _path), do: :ok
-
-  defp flag(name), do: "--" <> String.replace(Atom.to_string(name), "_", "-")
 
   defp usage(what), do: Mix.raise("#{what}; see --help", exit_status: 2)
 
