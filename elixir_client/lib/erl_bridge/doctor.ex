@@ -36,8 +36,6 @@ defmodule ErlBridge.Doctor do
   @job_timeout 120_000
   @low_space 1024 * 1024 * 1024
 
-  @setup "run `mix erl_bridge.setup`; in a release, build it with `ErlBridge.Release.copy_python/1`"
-
   # In this order: each finds in the state what those before it found.
   @checks [
     {"Elixir", :elixir},
@@ -135,7 +133,7 @@ defmodule ErlBridge.Doctor do
 
   defp look(:python, state) do
     case Installation.facts(python: state.python) do
-      {:ok, facts} -> python(facts)
+      {:ok, facts} -> python(facts, state)
       {:error, %Error{message: message}} -> {:failed, message, nil}
     end
   end
@@ -157,26 +155,26 @@ defmodule ErlBridge.Doctor do
 
   defp look(_key, %{facts: nil}), do: :left_out
 
-  defp look(:package, %{facts: facts}) do
+  defp look(:package, %{facts: facts} = state) do
     if facts["erl_bridge"] == Installation.version(),
       do: {:ok, "erl_bridge #{facts["erl_bridge"]}, as the client"},
       else:
         {:failed, "erl_bridge #{facts["erl_bridge"]}, the client is #{Installation.version()}",
-         @setup}
+         setup(state)}
   end
 
   defp look(:codec, %{facts: %{"codec" => "compiled"}}), do: {:ok, "compiled"}
 
-  defp look(:codec, %{facts: %{"codec" => codec}}) do
+  defp look(:codec, %{facts: %{"codec" => codec}} = state) do
     {:warning, "#{codec}, some 20 times slower with large terms",
      "install a C compiler and Python's headers (`apt-get install gcc python3-dev`), remove the " <>
-       "environment and #{@setup}"}
+       "environment and #{setup(state)}"}
   end
 
   defp look(:dspy, %{facts: %{"dspy" => version}}), do: {:ok, version}
 
-  defp look(:dspy, _state),
-    do: {:warning, "not installed, so there is no predict, evaluate and optimize", @setup}
+  defp look(:dspy, state),
+    do: {:warning, "not installed, so there is no predict, evaluate and optimize", setup(state)}
 
   defp look(:start, state) do
     options = [python: state.python, preload: false, log_level: :none]
@@ -185,24 +183,24 @@ defmodule ErlBridge.Doctor do
 
     case started do
       {:ok, bridge} -> {:ok, "hello after #{div(us, 1_000)} ms", %{bridge: bridge}}
-      {:error, %Error{} = error} -> {:failed, Exception.message(error), cure(error)}
+      {:error, %Error{} = error} -> {:failed, Exception.message(error), cure(error, state)}
     end
   end
 
   defp look(:ping, %{bridge: nil}), do: :left_out
 
-  defp look(:ping, %{bridge: bridge}) do
+  defp look(:ping, %{bridge: bridge} = state) do
     median = bridge |> Bench.round_trips(@pings) |> Bench.percentile(0.5)
     {:ok, "#{div(median, 1_000)} us there and back"}
   rescue
-    error in Error -> {:failed, Exception.message(error), @setup}
+    error in Error -> {:failed, Exception.message(error), setup(state)}
   end
 
   defp look(:job, %{bridge: bridge, facts: facts})
        when bridge == nil or not is_map_key(facts, "dspy"),
        do: :left_out
 
-  defp look(:job, %{bridge: bridge}) do
+  defp look(:job, %{bridge: bridge} = state) do
     inputs = %{question: "Is it well?"}
     options = [lm: "local/nearest-demo", timeout: @job_timeout]
 
@@ -211,21 +209,23 @@ defmodule ErlBridge.Doctor do
 
     case result do
       {:ok, %{"answer" => _answer}} -> {:ok, "DSPy predicts; the first took #{div(us, 1_000)} ms"}
-      {:error, error} -> {:failed, Exception.message(error), @setup}
+      {:error, error} -> {:failed, Exception.message(error), setup(state)}
     end
   end
 
-  defp python(%{"python" => version, "executable" => executable} = facts) do
+  defp python(%{"python" => version, "executable" => executable} = facts, state) do
     if Interpreter.supported?(version),
       do: {:ok, "#{version}, #{executable}", %{facts: facts}},
       else:
         {:failed, "#{version}, #{executable}",
-         "install one of #{Enum.join(Interpreter.supported(), ", ")}, and #{@setup}"}
+         "install one of #{Enum.join(Interpreter.supported(), ", ")}, and #{setup(state)}"}
   end
 
   # Of a Python that was started there are its last words; else the message says what to do.
-  defp cure(%Error{context: %{stderr: _lines}}), do: @setup
-  defp cure(%Error{}), do: nil
+  defp cure(%Error{context: %{stderr: _lines}}, state), do: setup(state)
+  defp cure(%Error{}, _state), do: nil
+
+  defp setup(state), do: Installation.cure(state.python)
 
   # The folder is made when there is something to put into it.
   defp existing(folder),

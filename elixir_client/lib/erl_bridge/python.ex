@@ -27,10 +27,20 @@ defmodule ErlBridge.Python do
   @doc "Starts Python. Its first frame is its hello, for `greet/2`."
   @spec start(map) :: {:ok, t} | {:error, Error.t()}
   def start(options) do
-    case Stderr.start_link(options.log_level) do
-      {:ok, stderr, pipe} -> {:ok, open(options, stderr, pipe)}
-      {:error, why} -> {:error, Error.not_started("no pipe for Python's stderr: #{why}")}
-    end
+    with :ok <- check_folder(options[:cd]),
+         do: start(options, Stderr.start_link(options.log_level))
+  end
+
+  defp start(options, {:ok, stderr, pipe}), do: {:ok, open(options, stderr, pipe)}
+
+  defp start(_options, {:error, why}),
+    do: {:error, Error.not_started("no pipe for Python's stderr: #{why}")}
+
+  # The process that starts Python would only say so on the node's own stderr.
+  defp check_folder(folder) do
+    if folder == nil or File.dir?(folder),
+      do: :ok,
+      else: {:error, Error.not_started("there is no folder #{folder} for Python to run in (:cd)")}
   end
 
   @doc "Reads Python's first frame. A Python that says something else is ended."

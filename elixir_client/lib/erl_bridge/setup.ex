@@ -48,7 +48,7 @@ defmodule ErlBridge.Setup do
     {~r/NewConnectionError|Max retries|name resolution|timed out/,
      "no package index is in reach: set PIP_INDEX_URL or a proxy, or install from a folder with --wheels DIR"},
     {~r/No matching distribution|Could not find a version/,
-     "the index or the folder of wheels lacks it: a folder is filled by `mix erl_bridge.setup --download-wheels DIR` " <>
+     "the index is not in reach, or it or the folder of wheels lacks it: a folder is filled by `mix erl_bridge.setup --download-wheels DIR` " <>
        "on a machine with the same system and Python"}
   ]
 

@@ -56,6 +56,13 @@ defmodule ErlBridge.BridgeTest do
       assert Exception.message(error) =~ "no_such_module"
     end
 
+    test "in a folder that is not there is an error that names it" do
+      assert {:error, %Error{type: :process_crashed, message: message}} =
+               ErlBridge.start_link(cd: "/no/such/folder")
+
+      assert message == "there is no folder /no/such/folder for Python to run in (:cd)"
+    end
+
     test "a Python that says nothing is given up, and ended" do
       silent = Path.join(__DIR__, "../support/silent_python")
       options = [python: silent, start_timeout: 100, log_level: :none]

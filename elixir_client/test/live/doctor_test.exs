@@ -2,6 +2,7 @@ defmodule ErlBridge.DoctorTest do
   @moduledoc "The checks with the real Python, and with ones that lack something."
   use ExUnit.Case, async: true
   doctest ErlBridge.Doctor
+  doctest ErlBridge.Installation
 
   import ExUnit.CaptureIO
 
@@ -61,6 +62,16 @@ defmodule ErlBridge.DoctorTest do
   test "no folder for temporary files is told, with the cure" do
     assert {:error, why} = Stderr.start_link(:none, nil)
     assert why =~ "set TMPDIR to one, or mount one: `docker run --tmpfs /tmp`"
+  end
+
+  test "the cure says what stands above the environment that a setup makes" do
+    environment = [{"MIX_ENV", "test"}, {"ERL_BRIDGE_PYTHON", "/no/such/python"}]
+    options = [env: environment, stderr_to_stdout: true]
+    assert {output, 1} = System.cmd("mix", ["erl_bridge.doctor", "--quiet"], options)
+    assert output =~ "or `unset ERL_BRIDGE_PYTHON` and run `mix erl_bridge.setup`"
+
+    assert find(Doctor.checks(python: "/no/such/python"), "Python").said =~
+             "name another Python with `:python` (`--python`), or none and run"
   end
 
   test "a Python that is too old is not asked further", %{folder: folder} do
