@@ -92,6 +92,12 @@ def test_after_failures_success_brings_the_spin_back() -> None:
     assert [machine.wait(10 * US)[1] for _ in range(100)] == [0] * 100
 
 
+def test_one_that_fails_now_and_then_keeps_few_others_from_spinning() -> None:
+    machine = Machine()
+    waits = [machine.wait(2 * LIMIT if at % 50 == 0 else 10 * US) for at in range(2000)]  # as where the BEAM collects
+    assert sum(sleeps for _, sleeps in waits) < 200
+
+
 @pytest.mark.parametrize(("limit", "alone"), [(0.0, True), (LIMIT, False)])
 def test_there_is_no_spin_when_it_is_off_or_others_work(limit: float, alone: bool) -> None:
     machine = Machine(limit)

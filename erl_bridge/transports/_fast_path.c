@@ -111,6 +111,7 @@ typedef struct {
     Given given;
     int in, out; /* descriptors */
     long long spin_ns, preempted_ns;
+    PyObject *lesson; /* borrowed: what the last spin was worth, for the habit once what came is answered */
     Py_ssize_t max_frame;
     PyObject *answers; /* a bytearray */
     Py_ssize_t used;   /* bytes in it */
@@ -279,6 +280,8 @@ static int tell(PyObject *habit, PyObject *method, PyObject *value)
 /* Whether something has come before it slept; -1 for an exception. */
 static int spin_if_worth_it(FastPath *self)
 {
+    if (self->lesson && tell(self->given.habit, its.learn, self->lesson) < 0) return -1;
+    self->lesson = NULL;
     PyObject *alone = PyDict_GET_SIZE(self->given.in_flight) ? Py_False : Py_True;
     PyObject *spins = PyObject_CallMethodOneArg(self->given.habit, its.spins, alone);
     int outcome = spins ? PyObject_IsTrue(spins) : -1;
@@ -289,7 +292,7 @@ static int spin_if_worth_it(FastPath *self)
     outcome = spin(&in, 1, self->spin_ns, self->preempted_ns);
     Py_END_ALLOW_THREADS
     if (outcome == SPIN_THERE_BEFORE) return 1;
-    if (tell(self->given.habit, its.learn, outcome == SPIN_WORTH_IT ? Py_True : Py_False) < 0) return -1;
+    self->lesson = outcome == SPIN_WORTH_IT ? Py_True : Py_False;
     return outcome != SPIN_IN_VAIN;
 }
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 SPIN_US = 60
 SOON = 4  # a wait was short when it took at most so many times the limit: being woken is part of it
 PREEMPTED = 20e-6  # seconds; a poll that takes longer was kept from the processor
-FIRST_PAUSE, LONGEST_PAUSE = 32, 1024  # waits
+# Waits. One spin in fifty fails between back-to-back calls, where the BEAM collects garbage or others want the
+# processor: a first pause of 32 left two fifths of them without any.
+FIRST_PAUSE, LONGEST_PAUSE = 2, 1024
 THERE_BEFORE, IN_VAIN, WORTH_IT = range(3)  # what comes of a spin, as in _spin.h; anything else is as if preempted
 
 
