@@ -166,6 +166,8 @@ class Work:
         self._lock = threading.RLock()
         self._finished = False
         self._calls: dict[int, int] = {}  # from their number on the connection to their number in the context
+        self._lane: Lane | None = None  # where its place is lent while it waits for the client
+        self._lent = False
         self._expiry: Timer | None = None
         self._stop: Callable[[], None] | None = None
         self._answer: Callable[[int, Any], bool] | None = None
@@ -182,6 +184,10 @@ class Work:
         )
 
     # -- while it runs -------------------------------------------------------------------------------------------
+
+    def lend(self, lane: Lane) -> None:
+        """Have the work's place on this lane free for others while it waits for the client, who may ask for more."""
+        self._lane = lane
 
     def attach(self, *, stop: Callable[[], None], answer: Callable[[int, Any], bool]) -> None:
         """Say how to stop what does the work, and where the client's answers to its calls go."""
@@ -208,6 +214,9 @@ class Work:
             public_id = self.client.new_call(self)
             self._calls[public_id] = call_id
             self._send(Call(public_id, self.request.message_id, name, args))
+            if self._lane is not None and not self._lent:
+                self._lent = True
+                self._lane.lend()
 
     def on_node(self, call_id: int, what: str, to: Any, message: Any, timeout: float | None) -> None:
         """Send to a process of the cluster, or call it. See :class:`erl_bridge.context.NodeAccess`."""
@@ -236,6 +245,8 @@ class Work:
             self.allow(atoms)
             call_id = self._calls.get(public_id) if result[0] is MORE else self._calls.pop(public_id)
             answer = self._answer
+            if not self._calls:
+                self._take_back()
         return answer is not None and call_id is not None and answer(call_id, result)
 
     def allow(self, atoms: Set[Atom]) -> None:
@@ -267,8 +278,14 @@ class Work:
             try:
                 self.client.tell(self.request, message, self.atoms)
             finally:
+                self._take_back()
                 self.client.forget(self, list(self._calls))
         return True
+
+    def _take_back(self) -> None:
+        if self._lane is not None and self._lent:
+            self._lent = False
+            self._lane.take_back()
 
     def abort(self, error: BridgeError) -> bool:
         """End the work from outside with ``error``, which gets the best result so far; False when it had ended."""
@@ -453,10 +470,11 @@ class Dispatcher:
         self._in_flight = 0
         self._changed = threading.Condition()
         self._clients: set[Client] = set()
+        self._threads_lane = Lane("thread", self.capacity.max_threads)
         self._jobs_lane = Lane("job", self.capacity.max_jobs)
         self._reuse_lane = Lane("reuse", self.capacity.max_reused)
         self._lanes: dict[str, Lane | OrderedLane] = {
-            "thread": Lane("thread", self.capacity.max_threads),
+            "thread": self._threads_lane,
             "job": self._jobs_lane,
             "ordered": OrderedLane("ordered", _ORDERED_THREADS, _order, self.capacity.max_waiting),
         }
@@ -523,6 +541,7 @@ class Dispatcher:
 
     def _run_thread(self, work: Work) -> Any:
         request = work.request
+        work.lend(self._threads_lane)
         context = Context(work, request.request_type, request.message_id, request.metadata, work.deadline)
         work.attach(stop=context.stop, answer=context.callback_result)
         return work.handler(request.payload, context)

@@ -24,6 +24,8 @@ MAX_WAITING = 64 * 1024 * 1024
 class Lane:
     """At most ``size`` pieces of work at once; :attr:`running` and :attr:`waiting` count them.
 
+    A piece that waits for others may :meth:`lend` its place meanwhile, since they may wait for the place.
+
     No ThreadPoolExecutor: that takes a Future for each piece, and longer than all else here.
     """
 
@@ -48,24 +50,44 @@ class Lane:
             self.waiting += 1
         self._queue.put((function, work))
 
-    def _serve(self) -> None:
-        try:
-            while True:
-                self._serve_next()
-        finally:  # what was called raised, which ends this thread and no other
-            with self._lock:
-                self._threads -= 1
+    def lend(self) -> None:
+        """Let one more run, until :meth:`take_back`."""
+        with self._lock:
+            self._size += 1
+            if self.running + self.waiting > self._threads < self._size:
+                try:
+                    threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                    self._threads += 1
+                except RuntimeError:  # the system has no thread for it: it waits on
+                    pass
 
-    def _serve_next(self) -> None:
+    def take_back(self) -> None:
+        """End what :meth:`lend` began. What runs meanwhile runs to its end."""
+        with self._lock:
+            self._size -= 1
+
+    def _serve(self) -> None:
+        while self._serve_next():
+            pass
+
+    def _serve_next(self) -> bool:
+        """False when this thread is one too many."""
         function, work = self._queue.get()
         with self._lock:
             self.waiting -= 1
             self.running += 1
         try:
             function(work)
-        finally:
+        except BaseException:  # which ends this thread and no other
             with self._lock:
                 self.running -= 1
+                self._threads -= 1
+            raise
+        with self._lock:
+            self.running -= 1
+            too_many = self._threads > self._size
+            self._threads -= too_many
+        return not too_many
 
 
 class OrderedLane:

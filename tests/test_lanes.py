@@ -158,6 +158,36 @@ def test_a_thread_that_is_free_takes_the_next() -> None:
     assert plain._threads == 1
 
 
+def test_a_place_that_is_lent_is_for_one_more_and_comes_back() -> None:
+    plain = Lane("test", 1)
+    first, second, third = works = [Work(None) for _ in range(3)]
+    for work in works:
+        plain.submit(Work.__call__, work)
+    assert first.started.wait(DEADLINE)
+    plain.lend()
+    assert second.started.wait(DEADLINE)
+    assert not third.started.is_set()
+    plain.take_back()
+    first.go.set()
+    until(lambda: plain.running == 1)
+    assert (plain._threads, plain.waiting) == (1, 1)
+    second.go.set()
+    assert third.started.wait(DEADLINE)
+    third.go.set()
+
+
+def test_a_place_is_lent_before_it_is_wanted() -> None:
+    plain = Lane("test", 1)
+    first, second = works = [Work(None) for _ in range(2)]
+    plain.submit(Work.__call__, first)
+    assert first.started.wait(DEADLINE)
+    plain.lend()
+    plain.submit(Work.__call__, second)
+    assert second.started.wait(DEADLINE)
+    for work in works:
+        work.go.set()
+
+
 def test_a_lane_goes_on_after_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, done = Lane("test", 1), threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)

@@ -64,6 +64,18 @@ for transport <- [:port, :tcp] do
       assert {:ok, %{"n" => 7}} = ask(:nest, [7], callbacks)
     end
 
+    # Python has a thread for each of 32 handlers, and these hold theirs while their functions ask.
+    test "they have room for these requests, however many wait for them" do
+      count = fn n -> ErlBridge.call(@bridge, :count, %{"to" => n}) end
+
+      results =
+        1..100
+        |> Enum.map(fn n -> Task.async(fn -> ask(:nest, [n], %{nest: count}) end) end)
+        |> Task.await_many(:infinity)
+
+      assert Enum.frequencies_by(results, &elem(&1, 0)) == %{ok: 100}
+    end
+
     @failures [
       raise: {quote(do: raise("broken")), "** (RuntimeError) broken"},
       throw: {quote(do: throw(:ball)), "** (throw) :ball"},
