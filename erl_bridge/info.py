@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from .home import home
 from .version import VERSION
 
 
@@ -25,6 +26,7 @@ def facts() -> dict[str, str]:
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,
         "codec": etf.backend,
+        "home": home(),
     }
     for package in ("dspy", "msgspec"):
         try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import erl_bridge.etf
+from erl_bridge.home import home
 from erl_bridge.version import VERSION
 
 
@@ -21,6 +22,7 @@ def test_one_fact_on_each_line() -> None:
         "erl_bridge": VERSION,
         "codec": erl_bridge.etf.backend,
         "executable": sys.executable,
+        "home": home(),
     }.items() <= facts.items()
     assert facts["python"] == sys.version.split()[0]
     assert facts["dspy"]

@@ -97,18 +97,6 @@ defmodule ErlBridge.Doctor do
     "#{String.pad_trailing("#{status}", 9)}#{String.pad_trailing(name, 10)}#{said}#{cure}"
   end
 
-  @doc """
-  The folder for datasets: `$ERL_BRIDGE_HOME`, or `erl_bridge` in `$XDG_DATA_HOME`, which is
-  `~/.local/share` unless told.
-  """
-  @spec data_folder() :: Path.t()
-  def data_folder do
-    home = System.user_home() || "/"
-
-    System.get_env("ERL_BRIDGE_HOME") ||
-      Path.join(System.get_env("XDG_DATA_HOME") || Path.join(home, ".local/share"), "erl_bridge")
-  end
-
   defp found(_name, :left_out), do: {[], %{}}
   defp found(name, {:ok, said}), do: found(name, {:ok, said, %{}})
   defp found(name, {:ok, said, changes}), do: {[check(name, :ok, said, nil)], changes}
@@ -135,21 +123,6 @@ defmodule ErlBridge.Doctor do
     case Installation.facts(python: state.python) do
       {:ok, facts} -> python(facts, state)
       {:error, %Error{message: message}} -> {:failed, message, nil}
-    end
-  end
-
-  defp look(:datasets, _state) do
-    folder = data_folder()
-    existing = existing(folder)
-
-    with :ok <- writable(existing), {:ok, free} when free < @low_space <- free_space(existing) do
-      {:warning, "#{folder} has #{mib(free)} MiB left", "make room, or set ERL_BRIDGE_HOME"}
-    else
-      {:ok, free} ->
-        {:ok, "#{folder}, #{mib(free)} MiB free"}
-
-      {:error, why} ->
-        {:warning, "#{folder}: #{why}", "set ERL_BRIDGE_HOME to a folder that can be written"}
     end
   end
 
@@ -212,6 +185,23 @@ defmodule ErlBridge.Doctor do
       {:error, error} -> {:failed, Exception.message(error), setup(state)}
     end
   end
+
+  defp look(:datasets, %{facts: %{"home" => folder}}) do
+    existing = existing(folder)
+
+    with :ok <- writable(existing), {:ok, free} when free < @low_space <- free_space(existing) do
+      {:warning, "#{folder} has #{mib(free)} MiB left", "make room, or set ERL_BRIDGE_HOME"}
+    else
+      {:ok, free} ->
+        {:ok, "#{folder}, #{mib(free)} MiB free"}
+
+      {:error, why} ->
+        {:warning, "#{folder}: #{why}", "set ERL_BRIDGE_HOME to a folder that can be written"}
+    end
+  end
+
+  # A Python of another version says nothing of it.
+  defp look(:datasets, _state), do: :left_out
 
   defp python(%{"python" => version, "executable" => executable} = facts, state) do
     if Interpreter.supported?(version),

@@ -6,7 +6,7 @@ defmodule ErlBridge.Installation do
   alias ErlBridge.{Command, Error}
 
   @doc """
-  The facts by their names: `"erl_bridge"`, `"python"`, `"executable"`, `"codec"` and, where it is
+  The facts by their names: `"erl_bridge"`, `"python"`, `"executable"`, `"codec"`, `"home"`, the folder for data, and, where it is
   installed, `"dspy"`.
 
   Asks the Python that a bridge with the same `:python` would start.
