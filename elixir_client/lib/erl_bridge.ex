@@ -660,11 +660,11 @@ defmodule ErlBridge do
 
   # Most have no option and succeed: for those this is all there is.
   defp request(bridge, request_type, payload, options) do
-    with {:ok, route, reply_alias} <- Line.open(bridge) do
+    with {:ok, {route, _alias} = line} <- Line.open(bridge) do
       {timeout, deadline} = times = times(options, route)
 
       case CircuitBreaker.closed?(route.breaker) and
-             Request.call_plainly(route, reply_alias, request_type, payload, options, times) do
+             Request.call_plainly(line, bridge, request_type, payload, options, times) do
         {:ok, _result} = ok ->
           Budget.deposit(route.budget)
           ok

@@ -16,12 +16,12 @@ defmodule ErlBridge.Line do
   alias ErlBridge.{Error, Route, Routes}
 
   @doc "The route of a running bridge, and the alias of the calling process for the reply to its next request."
-  @spec open(GenServer.server()) :: {:ok, Route.t(), reference} | {:error, Error.t()}
+  @spec open(GenServer.server()) :: {:ok, {Route.t(), reference}} | {:error, Error.t()}
   def open(bridge) when is_pid(bridge) do
     case Process.get(__MODULE__) do
       {^bridge, edition, route, reply_alias} ->
         if Routes.current?(edition),
-          do: {:ok, route, reply_alias},
+          do: {:ok, {route, reply_alias}},
           else: connect(bridge, reply_alias)
 
       {_another, _edition, _route, reply_alias} ->
@@ -45,7 +45,7 @@ defmodule ErlBridge.Line do
       {route, edition} ->
         reply_alias = reply_alias || :erlang.alias()
         Process.put(__MODULE__, {bridge, edition, route, reply_alias})
-        {:ok, route, reply_alias}
+        {:ok, {route, reply_alias}}
 
       nil ->
         {:error, Error.not_running(bridge)}

@@ -107,44 +107,65 @@ defmodule ErlBridge.Request do
 
   @doc """
   As `call/5`, the shortest way: for a request that has a deadline and nothing else of what a request
-  may have, of which nobody is told, where a worker has room. `:not_plain`, and nothing done, for others.
+  may have, where a worker has room. `:not_plain`, and nothing done, for others.
 
   Most are like that, and most are answered soon: only one that is not is made a value of this module,
   and only then its worker is monitored.
   """
-  @spec call_plainly(Route.t(), reference, atom, map, map, {timeout, Deadline.t()}) ::
-          result | :not_plain
-  def call_plainly(route, reply_alias, request_type, payload, options, {timeout, deadline}) do
+  @spec call_plainly(
+          {Route.t(), reference},
+          GenServer.server(),
+          atom,
+          map,
+          map,
+          {timeout, Deadline.t()}
+        ) :: result | :not_plain
+  def call_plainly({route, reply_alias}, bridge, request_type, payload, options, times) do
+    {timeout, deadline} = times
+
     with true <- plain?(payload, options, deadline),
+         began = if(Telemetry.requests?(), do: Span.now()),
          left = Deadline.remaining(deadline),
          body = Protocol.body(Protocol.encode(request_type, payload), metadata(%{}, left)),
          bytes = Protocol.frame_size(body),
          true <- bytes <= route.max_frame,
          {:ok, {worker, _load} = taken} <- Route.take_at_once(route, bytes) do
+      span = began && plain_span(began, bytes, worker, route, bridge, request_type)
       reply_to = make_ref()
       sent = to_worker(reply_to, reply_alias, bytes, deadline)
       send(worker, {:request, sent, body})
 
       receive do
         {^reply_to, :final, frame} ->
-          result(Protocol.decode(frame))
+          {:done, result} = answered(span && Span.received(span, frame), frame)
+          result
 
         {^reply_to, kind, content} ->
-          conclude(came(kind, content, value(route, taken, sent, body, timeout)))
+          conclude(came(kind, content, value(route, taken, sent, body, timeout, span)))
 
         {^reply_to, :not_taken} ->
-          conclude(send_again(value(route, taken, sent, body, timeout)))
+          conclude(send_again(value(route, taken, sent, body, timeout, span)))
       after
         min(left, @soon_ms) ->
-          conclude(next_frame(value(route, taken, sent, body, timeout)))
+          conclude(next_frame(value(route, taken, sent, body, timeout, span)))
       end
     else
       _rare -> :not_plain
     end
   end
 
+  # It is told of only now, since it may have come to nothing before.
+  defp plain_span(began, bytes, worker, route, bridge, request_type) do
+    encoded = Span.now()
+
+    bridge
+    |> Span.start(request_type, %{}, began)
+    |> Span.encoded(bytes, encoded)
+    |> Span.sent(worker, route)
+  end
+
   # It takes the line of its process with it, so that no other request uses that.
-  defp value(route, {worker, load}, sent, body, timeout) do
+  defp value(route, {worker, load}, sent, body, timeout, span) do
     Line.hold()
 
     %__MODULE__{
@@ -158,7 +179,8 @@ defmodule ErlBridge.Request do
       worker: worker,
       reply_to: sent.reply_to,
       monitor: Process.monitor(worker),
-      line: {sent.alias, load}
+      line: {sent.alias, load},
+      span: span
     }
   end
 
@@ -166,7 +188,7 @@ defmodule ErlBridge.Request do
        when is_integer(deadline) and callbacks == %{} and metadata == %{} and
               (map_size(options) == 2 or
                  (map_size(options) == 3 and is_map_key(options, :timeout))),
-       do: not Telemetry.requests?() and not TraceContext.any?()
+       do: not TraceContext.any?()
 
   defp plain?(_payload, _options, _deadline), do: false
 
@@ -293,7 +315,7 @@ defmodule ErlBridge.Request do
   @spec next(t) :: {:event, map, t} | {:done, result}
   def next(%__MODULE__{} = request), do: read(next_frame(request))
 
-  defp read({:final, frame, request}), do: done(request.span, result(Protocol.decode(frame)))
+  defp read({:final, frame, request}), do: answered(request.span, frame)
   defp read({:done, result, request}), do: done(request.span, result)
   defp read({:event, %{} = event, request}), do: {:event, event, request}
   defp read({:event, frame, request}), do: next_event(Protocol.decode(frame), request)
@@ -355,6 +377,8 @@ defmodule ErlBridge.Request do
 
   defp received(request, frame),
     do: %{request | span: Span.received(request.span, frame)}
+
+  defp answered(span, frame), do: done(span, result(Protocol.decode(frame)))
 
   defp done(nil, result), do: {:done, result}
 

@@ -112,10 +112,11 @@ defmodule ErlBridge.LineTest do
     end
 
     defp call_plainly(route, bridge) do
-      {:ok, _route, reply_alias} = Line.open(bridge)
+      {:ok, {_route, reply_alias}} = Line.open(bridge)
       options = %{callbacks: %{}, metadata: %{}}
       deadline = ErlBridge.Deadline.after_timeout(30_000)
-      Request.call_plainly(route, reply_alias, :ping, %{n: 1}, options, {30_000, deadline})
+      times = {30_000, deadline}
+      Request.call_plainly({route, reply_alias}, bridge, :ping, %{n: 1}, options, times)
     end
 
     test "and had an answer for all that came to it has its request sent to another", context do
