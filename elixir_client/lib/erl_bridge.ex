@@ -76,6 +76,7 @@ defmodule ErlBridge do
   alias ErlBridge.{Recovery, Request, Route, Telemetry, Worker}
   alias ErlBridge.Dataset.{Rows, Transfer}
   alias ErlBridge.Recovery.{Budget, Policy}
+  alias ErlBridge.Request.Name
 
   @typedoc "A running bridge, its pid or its name; or an `ErlBridge.Cluster`, which stands for many."
   @type bridge :: GenServer.server()
@@ -681,6 +682,10 @@ defmodule ErlBridge do
     end
   end
 
+  defp recovered(route, bridge, request_type, payload, %{id: _} = options)
+       when not is_map_key(options, :name),
+       do: Request.named(route, options, &recovered(route, bridge, request_type, payload, &1))
+
   defp recovered(route, bridge, request_type, payload, %{deadline: _} = options) do
     case attempt({:ok, route}, bridge, route.breaker, request_type, payload, options) do
       {:ok, _result} = ok ->
@@ -720,11 +725,15 @@ defmodule ErlBridge do
       budget: route.budget,
       deadline: Map.get(options, :deadline, :infinity),
       fallback: options[:fallback],
+      pause: pause(options),
       context: %{request_type: request_type, payload: payload},
       on_retry: &tell_retry(&1, about),
       on_fallback: &Telemetry.fallback(%{count: 1}, Map.put(about, :error, &1.error))
     ]
   end
+
+  defp pause(%{name: name}), do: &Name.pause(name, &1)
+  defp pause(_options), do: nil
 
   defp tell_retry(%{attempt: attempt, delay_ms: delay, error: error}, about) do
     delay = System.convert_time_unit(delay, :millisecond, :native)

@@ -37,6 +37,7 @@ defmodule ErlBridge.Recovery do
     :policy,
     :budget,
     :fallback,
+    :pause,
     :on_retry,
     :on_fallback,
     deadline: :infinity,
@@ -104,6 +105,8 @@ defmodule ErlBridge.Recovery do
     * `:budget` - the bridge's `ErlBridge.Recovery.Budget`; without one, retries are not counted
     * `:fallback` - a function or module: see `ErlBridge.Fallback`; without one, the last error is
       the result
+    * `:pause` - waits so many milliseconds before a retry and gives `:ok`, or the error with which all
+      is over; without one, nothing ends the wait
     * `:context` - the map that a fallback module gets with the error, default `%{}`
     * `:on_retry` - called before each wait with `%{attempt: n, delay_ms: ms, error: error}`, where
       `n` is the attempt that failed
@@ -197,11 +200,12 @@ defmodule ErlBridge.Recovery do
 
   defp recover({:retry, delay}, error, fun, attempt, plan) do
     notify(plan.on_retry, %{attempt: attempt, delay_ms: delay, error: error})
-    wait(delay)
 
-    if plan.deadline == :infinity or now() < plan.deadline,
-      do: attempt(fun, attempt + 1, plan),
-      else: fall_back(error, attempt, plan)
+    with :ok <- (plan.pause || (&wait/1)).(delay) do
+      if plan.deadline == :infinity or now() < plan.deadline,
+        do: attempt(fun, attempt + 1, plan),
+        else: fall_back(error, attempt, plan)
+    end
   end
 
   defp recover(:fallback, error, _fun, attempt, plan), do: fall_back(error, attempt, plan)

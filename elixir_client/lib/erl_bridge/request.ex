@@ -22,7 +22,7 @@ defmodule ErlBridge.Request do
     TraceContext
   }
 
-  alias ErlBridge.Request.Span
+  alias ErlBridge.Request.{Name, Span}
 
   @enforce_keys [:route, :encoded, :bytes, :options, :timeout, :deadline]
   defstruct [
@@ -199,6 +199,7 @@ defmodule ErlBridge.Request do
 
     with {:ok, route} <- found,
          {:ok, request} <- new(route, Protocol.encode(request_type, payload), options, span),
+         {:ok, request} <- take_name(request),
          {:ok, {worker, _load}, bytes} <- take_place(request) do
       {:ok, request, worker, bytes}
     else
@@ -209,8 +210,7 @@ defmodule ErlBridge.Request do
   end
 
   defp take_place(request) do
-    with :ok <- take_name(request),
-         {:error, error} <- reserve(request, &Route.reserve/5) do
+    with {:error, error} <- reserve(request, &Route.reserve/5) do
       forget_name(request)
       {:error, error}
     end
@@ -224,6 +224,7 @@ defmodule ErlBridge.Request do
   def relay(bridge, encoded, options) do
     with {:ok, route} <- Route.lookup(bridge),
          {:ok, request} <- new(route, encoded, options, nil),
+         {:ok, request} <- take_name(request),
          {:ok, {worker, _load}, bytes} <- take_place(request),
          do: {:ok, send_to(request, worker, watch(worker), bytes)}
   end
@@ -258,38 +259,60 @@ defmodule ErlBridge.Request do
   @spec cancel(GenServer.server(), t | term, map) :: {:ok, boolean} | {:error, Error.t()}
   def cancel(bridge, request_or_name, options) do
     with {:ok, route} <- Route.lookup(bridge) do
-      case target(route, request_or_name) do
-        :none ->
-          {:ok, false}
+      deadline = Deadline.after_timeout(options.timeout)
+      cancel_in(route, request_or_name, Map.put(options, :deadline, deadline))
+    end
+  end
 
-        {:waiting, ref} ->
-          send(ref, {ref, :refused, Error.cancelled()})
-          {:ok, true}
+  defp cancel_in(route, %__MODULE__{worker: worker, reply_to: reply_to}, options),
+    do: cancel_at(route, {worker, reply_to}, options)
 
-        {worker, reply_to} ->
-          request = %__MODULE__{
-            route: route,
-            encoded: nil,
-            bytes: 0,
-            options: options,
-            timeout: options.timeout,
-            deadline: Deadline.after_timeout(options.timeout)
-          }
+  defp cancel_in(route, name, options) do
+    case Name.cancel(route.pool, name) do
+      :none -> {:ok, false}
+      :cancelled -> {:ok, true}
+      :soon -> cancel_soon(route, name, options)
+      {:sent, place} -> cancel_sent(route, place, name, options)
+    end
+  end
 
-          own = watch(worker)
-          send(worker, {:cancel, to_worker(own), reply_to})
-          cancelled(await(sent(request, worker, own)))
+  # Its caller is between two steps.
+  defp cancel_soon(route, name, options) do
+    receive do
+    after
+      1 -> :ok
+    end
+
+    if Deadline.remaining(options.deadline) > 0,
+      do: cancel_in(route, name, options),
+      else: {:error, Error.timed_out(options.timeout)}
+  end
+
+  # One that is not there any more may have been sent elsewhere meanwhile.
+  defp cancel_sent(route, place, name, options) do
+    with {:ok, false} <- cancel_at(route, place, options) do
+      case Name.cancel(route.pool, name) do
+        :cancelled -> {:ok, true}
+        {:sent, another} when another != place -> cancel_sent(route, another, name, options)
+        :soon -> cancel_soon(route, name, options)
+        _over -> {:ok, false}
       end
     end
   end
 
-  defp target(_route, %__MODULE__{worker: worker, reply_to: reply_to}), do: {worker, reply_to}
+  defp cancel_at(route, {worker, reply_to}, options) do
+    request = %__MODULE__{
+      route: route,
+      encoded: nil,
+      bytes: 0,
+      options: options,
+      timeout: options.timeout,
+      deadline: options.deadline
+    }
 
-  defp target(route, name) do
-    case Registry.lookup(ErlBridge.Registry, {route.pool, :request, name}) do
-      [{_caller, target}] -> target
-      [] -> :none
-    end
+    own = watch(worker)
+    send(worker, {:cancel, to_worker(own), reply_to})
+    cancelled(await(sent(request, worker, own)))
   end
 
   defp cancelled({:ok, %{cancelled: cancelled}}), do: {:ok, cancelled}
@@ -464,11 +487,11 @@ defmodule ErlBridge.Request do
   end
 
   defp reserve(%{route: route, options: options, bytes: bytes} = request, reserve) do
-    on_wait = &note(request, {:waiting, &1})
+    on_wait = &waits(options, &1)
 
     with {:ok, worker} <-
            reserve.(route, wanted(route, options), bytes, request.deadline, on_wait),
-         do: {:ok, worker, bytes}
+         do: claim(request, worker)
   end
 
   defp wanted(%Route{cluster: %{}}, %{node: node} = options),
@@ -511,7 +534,7 @@ defmodule ErlBridge.Request do
     }
 
     send(worker, {:request, sent, body(request)})
-    note(request, {worker, reply_to})
+    with %{name: name} <- request.options, do: Name.sent(name, {worker, reply_to})
     span = request.span && Span.sent(request.span, worker, request.route)
     sent(%{request | span: span}, worker, reply_to)
   end
@@ -554,24 +577,48 @@ defmodule ErlBridge.Request do
 
   # Names
 
-  defp take_name(%{options: %{id: name}, route: route}) do
-    case Registry.register(ErlBridge.Registry, {route.pool, :request, name}, :none) do
-      {:ok, _owner} -> :ok
-      {:error, {:already_registered, _caller}} -> {:error, Error.duplicate_id(name)}
+  @doc """
+  Has all requests that `fun` makes, given these options, be one of the `:id` in them: it is cancelled
+  also between two of them. Cancelled it has no other result.
+  """
+  @spec named(Route.t(), map, (map -> result)) :: result
+  def named(route, %{id: id} = options, fun) do
+    with {:ok, name} <- Name.take(route.pool, id) do
+      try do
+        result = fun.(Map.put(options, :name, %{name | lasting?: true}))
+        # From here on it can be cancelled no more.
+        if Name.claim(name), do: result, else: {:error, Error.cancelled()}
+      after
+        Name.release(name)
+      end
     end
   end
 
-  defp take_name(_request), do: :ok
+  defp take_name(%{options: %{name: _lasting}} = request), do: {:ok, request}
 
-  defp note(%{options: %{id: name}, route: route}, target) do
-    Registry.update_value(ErlBridge.Registry, {route.pool, :request, name}, fn _ -> target end)
+  defp take_name(%{options: %{id: id} = options, route: route} = request) do
+    with {:ok, name} <- Name.take(route.pool, id),
+         do: {:ok, %{request | options: Map.put(options, :name, name)}}
   end
 
-  defp note(_request, _target), do: :ok
+  defp take_name(request), do: {:ok, request}
 
-  defp forget_name(%{options: %{id: name}, route: route}),
-    do: Registry.unregister(ErlBridge.Registry, {route.pool, :request, name})
+  defp waits(%{name: name}, ref), do: Name.waits(name, ref)
+  defp waits(_options, _ref), do: :ok
 
+  defp claim(%{options: %{name: name}} = request, {_pid, load} = worker) do
+    if Name.claim(name) do
+      {:ok, worker, request.bytes}
+    else
+      Route.give_back(request.route, load, request.bytes)
+      {:error, Error.cancelled()}
+    end
+  end
+
+  defp claim(request, worker), do: {:ok, worker, request.bytes}
+
+  defp forget_name(%{options: %{name: %Name{lasting?: true} = name}}), do: Name.come_back(name)
+  defp forget_name(%{options: %{name: name}}), do: Name.release(name)
   defp forget_name(_request), do: :ok
 
   # Receiving

@@ -124,6 +124,21 @@ defmodule ErlBridge.Route do
     end
   end
 
+  @doc "Gives back room that was taken for a request which is not sent after all."
+  @spec give_back(t, Load.t(), non_neg_integer) :: :ok
+  def give_back(%__MODULE__{cluster: nil, pool: pool}, load, bytes) do
+    Load.give_back(load, bytes)
+    send(pool, :room)
+    :ok
+  end
+
+  def give_back(%__MODULE__{cluster: %{bridge: bridge}}, load, bytes) do
+    case bridge && lookup(bridge) do
+      {:ok, own} -> give_back(own, load, bytes)
+      _none_whose_queue_waits -> Load.give_back(load, bytes)
+    end
+  end
+
   @doc "Any worker that is up, however loaded, for what must get through; `nil` where none is."
   @spec any_worker(t) :: worker | nil
   def any_worker(%__MODULE__{cluster: nil, workers: workers}), do: choose(workers, :any)

@@ -2,7 +2,7 @@ defmodule ErlBridge.ChaosTest do
   @moduledoc "What nobody hopes for, at the worst moment: nothing may hang, leak or be answered wrongly."
   use ExUnit.Case, async: false
 
-  alias ErlBridge.{Error, Live, OsProcess, Route}
+  alias ErlBridge.{Error, Live, OsProcess, Route, Telemetry}
 
   @moduletag :capture_log
 
@@ -280,6 +280,59 @@ defmodule ErlBridge.ChaosTest do
       await_idle(bridge)
     end
 
+    test "is cancelled or sent, never both, wherever the cancel meets it" do
+      bridge = Live.start!(max_in_flight: 1)
+
+      for n <- 1..200 do
+        hold =
+          Task.async(fn ->
+            ErlBridge.call(bridge, :wait, %{}, id: :held, metadata: %{"label" => n})
+          end)
+
+        await(fn -> [%{in_flight: 1}] == in_flight(bridge) end)
+        queued = Task.async(fn -> ErlBridge.call(bridge, :fill, %{"value" => n}, id: :queued) end)
+        await_queue(bridge, 1)
+
+        freeing =
+          Task.async(fn -> await(fn -> ErlBridge.cancel(bridge, :held) == {:ok, true} end) end)
+
+        cancelled = ErlBridge.cancel(bridge, :queued)
+        Task.await(freeing, :infinity)
+        assert {:error, %Error{type: :cancelled}} = Task.await(hold, :infinity)
+
+        case Task.await(queued, :infinity) do
+          {:ok, nil} ->
+            assert cancelled == {:ok, false}
+            assert ErlBridge.call(bridge, :filled) == {:ok, n}
+
+          {:error, %Error{type: :cancelled}} ->
+            assert cancelled == {:ok, true}
+        end
+      end
+
+      await_idle(bridge)
+    end
+
+    test "for its next attempt is cancelled at once" do
+      bridge = Live.start!()
+      test = self()
+      on_retry = fn _event, _measurements, _metadata, _config -> send(test, :waits) end
+      Telemetry.attach(:cancelled_retry, [:erl_bridge, :retry], on_retry, nil)
+      on_exit(fn -> Telemetry.detach(:cancelled_retry) end)
+
+      asking =
+        Task.async(fn ->
+          options = [id: :again, idempotent: true, backoff: [min: 86_400_000, max: 86_400_000]]
+          ErlBridge.call(bridge, :die, %{}, [timeout: :infinity] ++ options)
+        end)
+
+      assert_receive :waits
+      assert {:ok, true} = ErlBridge.cancel(bridge, :again)
+      assert {:error, %Error{type: :cancelled}} = Task.await(asking, :infinity)
+      assert {:ok, false} = ErlBridge.cancel(bridge, :again)
+      assert Registry.match(ErlBridge.Registry, {pool(bridge), :request, :_}, :_) == []
+    end
+
     test "gets the room that callers took who died before they sent" do
       bridge = Live.start!(max_in_flight: 1, health_interval: 10)
       {:ok, route} = Route.lookup(bridge)
@@ -369,6 +422,11 @@ defmodule ErlBridge.ChaosTest do
   defp await_queue(bridge, length) do
     {:ok, route} = Route.lookup(bridge)
     await(fn -> :atomics.get(route.waiting, 1) == length end)
+  end
+
+  defp in_flight(bridge) do
+    {:ok, workers} = ErlBridge.workers(bridge)
+    Enum.map(workers, &Map.take(&1, [:in_flight]))
   end
 
   defp await_idle(bridge) do
