@@ -14,7 +14,9 @@ defmodule ErlBridge.Testing do
       iex> inputs
       %{question: "What is 2+2?"}
 
-  In a test, `start_supervised!({ErlBridge.Testing, handlers})` gives a bridge that ends with it.
+  In a test, `start_supervised!({ErlBridge.Testing, handlers})` gives a bridge that ends with it. Code
+  that asks a bridge by its name finds one of that name: `{ErlBridge.Testing, {handlers, name:
+  MyApp.Bridge}}`. Of a name there is one at a time, so such tests are not `async: true`.
 
   ## Handlers
 
@@ -63,12 +65,17 @@ defmodule ErlBridge.Testing do
   @type handlers ::
           %{optional(atom) => (map, context -> answer)} | (atom, map, context -> answer)
 
-  @doc "Starts a bridge that these handlers answer for, linked to the calling process."
-  @spec start_bridge(handlers) :: {:ok, pid}
-  def start_bridge(handlers) when is_map(handlers) or is_function(handlers, 3),
-    do: Supervisor.start_link(__MODULE__, handlers)
+  @doc """
+  Starts a bridge that these handlers answer for, linked to the calling process.
+
+  It is registered as `:name`, if there is one.
+  """
+  @spec start_bridge(handlers, name: Supervisor.name()) :: Supervisor.on_start()
+  def start_bridge(handlers, options \\ []) when is_map(handlers) or is_function(handlers, 3),
+    do: Supervisor.start_link(__MODULE__, handlers, Keyword.validate!(options, [:name]))
 
   @doc false
+  def start_link({handlers, options}), do: start_bridge(handlers, options)
   def start_link(handlers), do: start_bridge(handlers)
 
   @doc "The requests that the bridge has got, in their order: `%{request_type:, payload:, metadata:}`."

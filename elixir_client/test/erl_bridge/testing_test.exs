@@ -86,6 +86,15 @@ defmodule ErlBridge.TestingTest do
     assert payload == %{}
   end
 
+  test "one may have a name" do
+    start_supervised!(
+      {Testing, {%{n: fn _payload, _context -> {:ok, 1} end}, name: __MODULE__.Named}}
+    )
+
+    assert {:ok, 1} = ErlBridge.call(__MODULE__.Named, :n)
+    assert [%{request_type: :n}] = Testing.requests(__MODULE__.Named)
+  end
+
   test "one function may answer all types" do
     bridge = start!(fn type, payload, _context -> {:ok, {type, payload}} end)
     assert {:ok, {:anything, %{a: 1}}} = ErlBridge.call(bridge, :anything, %{a: 1})

@@ -79,7 +79,8 @@ defmodule ErlBridge.ReleaseTest do
     File.rename!(Path.join(host, "_build/prod/rel/host"), moved)
     File.rm_rf!(host)
 
-    started = [cd: System.tmp_dir!(), env: @environment]
+    # A service may have no home.
+    started = [cd: System.tmp_dir!(), env: [{"HOME", nil} | @environment]]
     output = run!(Path.join(moved, "bin/host"), ["eval", @program], started)
     venv = Path.join(moved, "lib/erl_bridge-0.1.0/priv/venv")
     expected = {venv <> "/bin/python", %{answer: {42, "yes"}}, %{"queue" => "technical"}}

@@ -70,7 +70,7 @@ class Tool:
 
     def build(self) -> Any:
         """The tool as DSPy takes it."""
-        return AgentTool(
+        return ClientTool(
             func=lambda **given: self.call(given),
             name=self.name,
             desc=self.description or "",
@@ -101,9 +101,23 @@ class AgentTool(dspy.Tool):  # type: ignore[misc]
         return str, (self.name,)
 
 
+class ClientTool(AgentTool):
+    """A function of the client as a tool. Its arguments are read by :class:`Tool`, which says in a line what is wrong.
+
+    DSPy would raise, and its agents show the model the traceback: a page, with paths of this host.
+    """
+
+    def _validate_and_parse_args(self, **given: Any) -> dict[str, Any]:
+        return given
+
+
 def picklable(tool: Any) -> AgentTool:
-    """One of DSPy's own tools, which are closures."""
-    return AgentTool(tool.func, name=tool.name, desc=tool.desc, args=tool.args, arg_types=tool.arg_types)
+    """A tool of an agent's: one of DSPy's own, which are closures, or one of the client's as it is."""
+    return (
+        tool
+        if isinstance(tool, AgentTool)
+        else AgentTool(tool.func, name=tool.name, desc=tool.desc, args=tool.args, arg_types=tool.arg_types)
+    )
 
 
 def _schema(arg: Field) -> dict[str, Any]:
