@@ -178,7 +178,8 @@ defmodule ErlBridge do
   many, each ends when what it has in flight is done or the bridge's `:shutdown_timeout` is over.
   """
   @spec resize(bridge, pos_integer) :: :ok | {:error, Error.t()}
-  def resize(bridge, size) when is_integer(size) and size > 0 do
+  def resize(bridge, size) do
+    %{pool_size: size} = Options.validate!([pool_size: size], :start)
     with {:ok, route} <- Route.lookup(bridge), do: Pool.resize(route, size)
   end
 
@@ -240,12 +241,32 @@ defmodule ErlBridge do
       {:ok, vectors} = ErlBridge.await(request)
   """
   @spec async(bridge, atom, map, keyword) :: {:ok, Request.t()} | {:error, Error.t()}
-  def async(bridge, request_type, payload \\ %{}, options \\ []),
-    do: Request.start(bridge, request_type, payload, Options.validate!(options, :async))
+  def async(bridge, request_type, payload \\ %{}, options \\ []) do
+    options = Options.validate!(options, :async)
 
-  @doc "Waits for the reply to a request of `async/4`. Its events come to `:on_event` only now."
+    with {:ok, request} <- Request.start(bridge, request_type, payload, options) do
+      Process.put(awaits(request), true)
+      {:ok, request}
+    end
+  end
+
+  # Nothing would ever come for a request of another process, or that has its reply.
+  defp awaits(request), do: {__MODULE__, request.reply_to}
+
+  @doc """
+  Waits for the reply to a request of `async/4`. Its events come to `:on_event` only now.
+
+  Raises `ArgumentError` for a request that another process has started, or that was awaited before.
+  """
   @spec await(Request.t()) :: result
-  def await(%Request{} = request), do: Request.await(request)
+  def await(%Request{} = request) do
+    if Process.delete(awaits(request)) == nil do
+      raise ArgumentError,
+            "a request is awaited once, by the process that started it with ErlBridge.async/4"
+    end
+
+    Request.await(request)
+  end
 
   @doc """
   Sends a request and returns at once; nobody hears of its reply, and the end of the calling

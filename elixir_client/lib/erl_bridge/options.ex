@@ -7,7 +7,7 @@ defmodule ErlBridge.Options do
       ** (ArgumentError) unknown option :timeot, did you mean :timeout? The options are :timeout, :id, :on_event, :session, :node, :callbacks, :metadata, :trace, :fallback, :max_retries, :backoff, :max_retry_after and :idempotent
 
       iex> ErlBridge.Options.validate!([timeout: "5"], :call)
-      ** (ArgumentError) expected :timeout to be a positive integer (milliseconds) or :infinity, got: "5"
+      ** (ArgumentError) expected :timeout to be milliseconds, an integer from 1 to 4000000000, or :infinity, got: "5"
   """
 
   @type schema ::
@@ -47,6 +47,9 @@ defmodule ErlBridge.Options do
 
   # The longest wait, in milliseconds; a timer takes no more than some fifty of them.
   @day 86_400_000
+
+  # The longest timeout: a caller waits a little longer than its deadline.
+  @longest 4_000_000_000
 
   @retries [
     max_retries: [
@@ -136,18 +139,18 @@ defmodule ErlBridge.Options do
       doc: "how often a worker that was silent is asked for its health"
     ],
     health_timeout: [
-      type: :pos_integer,
+      type: {:integer, 1..@day},
       default: 5_000,
       doc:
         "how many milliseconds it gets to answer, twice; a Python that did nothing at all meanwhile is killed"
     ],
     start_timeout: [
-      type: :pos_integer,
+      type: {:integer, 1..@day},
       default: 15_000,
       doc: "how many milliseconds Python may take to say hello"
     ],
     shutdown_timeout: [
-      type: :pos_integer,
+      type: {:integer, 1..@day},
       default: 5_000,
       doc: "how many milliseconds requests in flight get to finish when the bridge is stopped"
     ],
@@ -202,7 +205,7 @@ defmodule ErlBridge.Options do
           "certificate is checked, by the system's authorities unless told"
     ],
     connect_timeout: [
-      type: :pos_integer,
+      type: {:integer, 1..@day},
       default: 5_000,
       doc: "how many milliseconds a connection may take to be there"
     ]
@@ -468,7 +471,7 @@ defmodule ErlBridge.Options do
                doc: "how many chunks may be under way at once"
              ],
              keep_alive: [
-               type: :pos_integer,
+               type: {:integer, 1..@day},
                default: 60_000,
                doc:
                  "after how many milliseconds without a row Python is told that there will be more; it forgets transfers that are idle"
@@ -481,7 +484,7 @@ defmodule ErlBridge.Options do
   @cache [
     name: [type: :name, doc: "the name to register the cache under"],
     ttl: [
-      type: :timeout,
+      type: :lifetime,
       default: 3_600_000,
       doc: "how long a result is kept; one that is older is never given"
     ],
@@ -506,7 +509,7 @@ defmodule ErlBridge.Options do
   ]
 
   @cache_put [
-    ttl: [type: :timeout, doc: "how long this result is kept; the cache's `:ttl` unless told"]
+    ttl: [type: :lifetime, doc: "how long this result is kept; the cache's `:ttl` unless told"]
   ]
 
   @cache_fetch [
@@ -568,7 +571,7 @@ defmodule ErlBridge.Options do
       doc: "options of the bridge, as `ErlBridge.start_link/1` takes them"
     ],
     cache_ttl: [
-      type: :timeout,
+      type: :lifetime,
       doc: "how many milliseconds the bridge's cache keeps an optimized program"
     ],
     optimization: [
@@ -708,7 +711,7 @@ defmodule ErlBridge.Options do
                doc: "how many requests from here each other node may have at once"
              ],
              shutdown_timeout: [
-               type: :pos_integer,
+               type: {:integer, 1..@day},
                default: 5_000,
                doc:
                  "how many milliseconds requests of other nodes get to finish when this one leaves"
@@ -838,9 +841,17 @@ defmodule ErlBridge.Options do
 
   defp check!({name, value}, fields) do
     case Keyword.fetch(fields, name) do
-      {:ok, field} -> valid?(field[:type], value) || wrong!(name, field[:type], value)
+      {:ok, field} -> valid_in?(name, field[:type], value) || wrong!(name, field[:type], value)
       :error -> unknown!(name, Keyword.keys(fields))
     end
+  end
+
+  # What is wrong in the options of an option is said with its name.
+  defp valid_in?(name, type, value) do
+    valid?(type, value)
+  rescue
+    error in ArgumentError ->
+      reraise ArgumentError, "in #{inspect(name)}: " <> Exception.message(error), __STACKTRACE__
   end
 
   defp wrong!(name, type, value) do
@@ -867,8 +878,9 @@ defmodule ErlBridge.Options do
   end
 
   defp valid?(:any, _value), do: true
-  defp valid?(:string, value), do: is_binary(value)
-  defp valid?(:strings, value), do: is_list(value) and Enum.all?(value, &is_binary/1)
+  # What goes to another program ends at a null byte.
+  defp valid?(:string, value), do: is_binary(value) and not String.contains?(value, <<0>>)
+  defp valid?(:strings, value), do: is_list(value) and Enum.all?(value, &valid?(:string, &1))
   defp valid?(:atom, value), do: is_atom(value)
   defp valid?(:atoms, value), do: is_list(value) and Enum.all?(value, &is_atom/1)
   defp valid?(:boolean, value), do: is_boolean(value)
@@ -877,7 +889,8 @@ defmodule ErlBridge.Options do
   defp valid?({:integer, range}, value), do: is_integer(value) and value in range
   defp valid?(:share, value), do: is_number(value) and value >= 0 and value <= 1
   defp valid?(:limit, value), do: value == :infinity or valid?(:pos_integer, value)
-  defp valid?(:timeout, value), do: value == :infinity or valid?(:pos_integer, value)
+  defp valid?(:timeout, value), do: value == :infinity or valid?({:integer, 1..@longest}, value)
+  defp valid?(:lifetime, value), do: value == :infinity or valid?(:pos_integer, value)
   defp valid?(:map, value), do: is_map(value)
   defp valid?(:config, value), do: is_map(value) or Keyword.keyword?(value)
   defp valid?({:in, values}, value), do: value in values
@@ -897,7 +910,10 @@ defmodule ErlBridge.Options do
     (is_list(env) or is_map(env)) and
       Enum.all?(
         env,
-        &match?({name, value} when is_binary(name) and (is_binary(value) or value == false), &1)
+        fn
+          {name, value} -> variable?(name) and (value == false or valid?(:string, value))
+          _no_pair -> false
+        end
       )
   end
 
@@ -926,6 +942,9 @@ defmodule ErlBridge.Options do
       end)
   end
 
+  defp variable?(name),
+    do: valid?(:string, name) and name != "" and not String.contains?(name, "=")
+
   defp expected(:any), do: "any term"
   defp expected(:string), do: "a string"
   defp expected(:strings), do: "a list of strings"
@@ -940,7 +959,8 @@ defmodule ErlBridge.Options do
   defp expected({:bounds, first..last//_step}),
     do: "[min: m, max: n], integers from #{first} to #{last}, the first not above the second"
 
-  defp expected(:timeout), do: "a positive integer (milliseconds) or :infinity"
+  defp expected(:timeout), do: "milliseconds, an integer from 1 to #{@longest}, or :infinity"
+  defp expected(:lifetime), do: "a positive integer (milliseconds) or :infinity"
   defp expected(:limit), do: "a positive integer or :infinity"
   defp expected(:map), do: "a map"
   defp expected(:config), do: "a map or a keyword list"

@@ -23,6 +23,34 @@ defmodule ErlBridge.OptionsTest do
       for name <- Options.names(:start), do: assert(message =~ inspect(name))
     end
 
+    @schemas ~w(start connect call async cast stream optimize train evaluate predict recovery
+                retry_budget circuit_breaker cache cache_fetch cache_put data_file dataset cluster)a
+
+    test "is the nearest of each schema when a letter is missing, doubled or has changed places" do
+      for schema <- @schemas,
+          names = Options.names(schema),
+          name <- names,
+          typo <- typos(Atom.to_string(name)),
+          String.to_atom(typo) not in names do
+        assert message(fn -> Options.validate!([{String.to_atom(typo), 1}], schema) end) =~
+                 "unknown option :#{typo}, did you mean #{inspect(name)}?"
+      end
+    end
+
+    # Of a letter inside of a name that is long enough to be known without it.
+    defp typos(name) do
+      for index <- 1..(String.length(name) - 2)//1,
+          {before, <<letter::binary-1, rest::binary>>} = String.split_at(name, index),
+          rest != "" and String.length(name) > 3,
+          typo <- [
+            before <> rest,
+            before <> letter <> letter <> rest,
+            before <> String.first(rest) <> letter <> String.slice(rest, 1..-1//1)
+          ],
+          typo != name,
+          do: typo
+    end
+
     test "that is like none gets no suggestion" do
       message = message(fn -> Options.validate!([colour: 1], :call) end)
 
@@ -45,7 +73,19 @@ defmodule ErlBridge.OptionsTest do
     {:start, [env: [{"A", 1}]],
      "expected :env to be a list or map of strings to strings or false, got: [{\"A\", 1}]"},
     {:start, [timeout: 0],
-     "expected :timeout to be a positive integer (milliseconds) or :infinity, got: 0"},
+     "expected :timeout to be milliseconds, an integer from 1 to 4000000000, or :infinity, got: 0"},
+    # A timer takes no more than 2 ** 32 - 1.
+    {:start, [health_interval: 4_000_000_001],
+     "expected :health_interval to be milliseconds, an integer from 1 to 4000000000, or :infinity, got: 4000000001"},
+    {:start, [start_timeout: 86_400_001],
+     "expected :start_timeout to be an integer from 1 to 86400000, got: 86400001"},
+    {:start, [cache: [ttl: 0]],
+     "in :cache: expected :ttl to be a positive integer (milliseconds) or :infinity, got: 0"},
+    {:start, [cache: [tll: 1]], "in :cache: unknown option :tll, did you mean :ttl? The options"},
+    {:start, [python: "py\0thon"], "expected :python to be a string, got: <<"},
+    {:start, [env: [{"A", "b\0"}]], "expected :env to be a list or map of strings"},
+    {:start, [env: [{"A=B", "c"}]], "expected :env to be a list or map of strings"},
+    {:start, [env: [:a]], "expected :env to be a list or map of strings"},
     {:start, [max_frame: -1], "expected :max_frame to be a positive integer, got: -1"},
     {:start, [preload: :no], "expected :preload to be true or false, got: :no"},
     {:start, [log_level: :loud],
@@ -99,7 +139,10 @@ defmodule ErlBridge.OptionsTest do
     docs = Options.docs(:start)
 
     for name <- Options.names(:start), do: assert(docs =~ "  * `:#{name}` (")
-    assert docs =~ "`:timeout` (a positive integer (milliseconds) or :infinity) - how long"
+
+    assert docs =~
+             "`:timeout` (milliseconds, an integer from 1 to 4000000000, or :infinity) - how long"
+
     assert docs =~ "Default: `30000`"
   end
 

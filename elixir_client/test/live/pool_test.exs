@@ -150,6 +150,12 @@ defmodule ErlBridge.PoolTest do
       await_ended([second, third])
     end
 
+    test "a size that is none" do
+      assert_raise ArgumentError, ~r/expected :pool_size to be a positive integer, got: 0/, fn ->
+        ErlBridge.resize(Live.shared(), 0)
+      end
+    end
+
     test "a rolling restart replaces every Python, and no request notices" do
       bridge = Live.start!(pool_size: 2)
       before = await_all_up(bridge)

@@ -130,6 +130,18 @@ for transport <- [:port, :tcp] do
         assert Live.mailbox() == []
       end
 
+      test "a request is awaited once, and by its own process" do
+        {:ok, request} = ErlBridge.async(@bridge, :echo, %{"n" => 1}, timeout: :infinity)
+
+        elsewhere =
+          Task.async(fn -> assert_raise(ArgumentError, fn -> ErlBridge.await(request) end) end)
+
+        assert Exception.message(Task.await(elsewhere)) =~ "by the process that started it"
+        assert ErlBridge.await(request) == {:ok, %{"n" => 1}}
+        assert_raise ArgumentError, ~r/is awaited once/, fn -> ErlBridge.await(request) end
+        assert_raise ArgumentError, ~r/is awaited once/, fn -> ErlBridge.await!(request) end
+      end
+
       test "a request that takes long holds up no other" do
         waiting = Live.wait(@bridge, id: :long)
 
