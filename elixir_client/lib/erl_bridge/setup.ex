@@ -17,6 +17,8 @@ defmodule ErlBridge.Setup do
     * `:venv` - the folder of the environment
     * `:python` - the interpreter to make it with; the first on the `PATH` that will do unless told
     * `:extras` - the package's extras, `["dspy"]` unless told
+    * `:requirements` - a file of packages of your own, as pip takes it, that of `config :erl_bridge,
+      requirements: path` unless told; none of them changes the version of a locked one
     * `:wheels` - a folder of wheels, made by `download_wheels/2`, to install from without network
     * `:source` - the folder of the Python package; the checkout that this library is in unless told
     * `:on_progress` - called with a map for each step: `:title`, and for packages `:done`,
@@ -74,6 +76,8 @@ defmodule ErlBridge.Setup do
       alone(plan, fn ->
         with {:ok, report} <- make(plan),
              :ok <- pip_locked(plan, "downloading packages", ["download", "--dest", folder]),
+             :ok <-
+               pip_own(plan, "downloading packages of your own", ["download", "--dest", folder]),
              :ok <- from_source(plan, "building the package", ["wheel", "--wheel-dir", folder]),
              do: {:ok, report}
       end)
@@ -96,6 +100,8 @@ defmodule ErlBridge.Setup do
     with {:ok, source} <- source(options[:source]),
          {:ok, roots} <- roots(source, extras),
          {:ok, wheels} <- wheels(options[:wheels]),
+         {:ok, own} <-
+           own(options[:requirements] || Application.get_env(:erl_bridge, :requirements)),
          {:ok, base} <- Interpreter.find(options[:python]) do
       {lock, names} =
         Lock.select(File.read!(Path.join(source, "requirements.lock")), roots ++ @tools)
@@ -108,7 +114,9 @@ defmodule ErlBridge.Setup do
          base: base,
          lock: lock,
          names: names,
-         packages_stamp: digest([lock, base.executable, base.version]),
+         own: own,
+         packages_stamp:
+           digest([lock, base.executable, base.version, if(own, do: File.read!(own), else: [])]),
          package_stamp: digest(contents(source)),
          on_progress: Keyword.get(options, :on_progress, fn _event -> :ok end)
        }}
@@ -153,6 +161,14 @@ defmodule ErlBridge.Setup do
            "fill it with `mix erl_bridge.setup --download-wheels #{folder}` where there is a network"
          )},
       else: {:ok, Path.expand(folder)}
+  end
+
+  defp own(nil), do: {:ok, nil}
+
+  defp own(path) do
+    if File.regular?(path),
+      do: {:ok, Path.expand(path)},
+      else: {:error, Error.setup("there is no file #{path}", "name one that pip takes with -r")}
   end
 
   # Whatever else is in that place is not ours to remove.
@@ -209,6 +225,7 @@ defmodule ErlBridge.Setup do
          :ok <- write_lock(plan),
          :ok <- install_pip(plan),
          :ok <- pip_locked(plan, "installing packages", ["install", "--no-compile"]),
+         :ok <- pip_own(plan, "installing packages of your own", ["install", "--no-compile"]),
          :ok <- compile(plan, "compiling packages", "lib") do
       File.write!(Path.join(plan.venv, @stamp), plan.packages_stamp)
       {:ok, true}
@@ -288,6 +305,14 @@ defmodule ErlBridge.Setup do
     counter = :counters.new(1, [])
     lock = ["--no-deps", "--require-hashes", "-r", Path.join(plan.venv, @lock)]
     pip(plan, title, arguments ++ lock, &count(&1, counter, plan, title))
+  end
+
+  defp pip_own(%{own: nil}, _title, _arguments), do: :ok
+
+  defp pip_own(plan, title, arguments) do
+    constraints = Path.join(plan.venv, "constraints.txt")
+    File.write!(constraints, Lock.versions(plan.lock))
+    pip(plan, title, arguments ++ ["-r", plan.own, "-c", constraints])
   end
 
   defp pip(plan, title, [command | arguments], on_line \\ fn _line -> :ok end) do

@@ -38,6 +38,13 @@ defmodule ErlBridge.SetupTest do
     assert_receive {^reader, {:exit_status, 0}}
   end
 
+  test "what one installs besides changes no version of the lock" do
+    {text, names} = Lock.select(File.read!(Path.join(@root, "requirements.lock")), ["dspy"])
+    versions = String.split(Lock.versions(text), "\n", trim: true)
+    assert for(line <- versions, do: hd(String.split(line, "=="))) == names
+    assert Enum.all?(versions, &(&1 =~ ~r/^[A-Za-z0-9._-]+==[^\s;]+$/))
+  end
+
   test "an extra that there is not is named" do
     assert {:error, %Error{type: :setup_error, message: message}} = Setup.run(extras: ["dsp"])
     assert message =~ "there is no extra dsp"
@@ -50,6 +57,10 @@ defmodule ErlBridge.SetupTest do
 
     assert {:error, %Error{message: wheels}} = Setup.run(wheels: folder)
     assert wheels =~ "no wheels are in #{folder}"
+
+    none = Path.join(folder, "requirements.txt")
+    assert {:error, %Error{message: own}} = Setup.run(requirements: none)
+    assert own =~ "there is no file #{none}"
 
     mine = Path.join(folder, "mine")
     kept = Path.join(mine, "kept")

@@ -39,7 +39,21 @@ defmodule ErlBridge.ReleaseTest do
   rows = [%{text: "I paid twice", queue: "billing"}, %{text: "it crashes", queue: "technical"}]
   program = ErlBridge.optimize!(bridge, "text -> queue", rows, lm: "local/nearest-demo", optimizer: :labeled_few_shot).program
   outputs = ErlBridge.predict!(bridge, program, %{text: "it crashes"}, lm: "local/nearest-demo")
+  own = [app: "own:app", cd: Application.app_dir(:host, "priv/python"), preload: false]
+  {:ok, handlers} = ErlBridge.start_link(own)
+  outputs = Map.merge(outputs, ErlBridge.call!(handlers, :own))
   IO.inspect({facts["executable"], pong, outputs}, width: :infinity)
+  """
+
+  @own """
+  from erl_bridge import Bridge
+
+  app = Bridge()
+
+
+  @app.handler("own")
+  def own(payload, context):
+      return {"own": True}
   """
 
   # An environment as `mix erl_bridge.setup` makes it, without installing: its packages are links
@@ -71,6 +85,8 @@ defmodule ErlBridge.ReleaseTest do
     host = Path.join(folder, "host")
     File.mkdir_p!(Path.join(host, "lib"))
     File.write!(Path.join(host, "mix.exs"), @project)
+    File.mkdir_p!(Path.join(host, "priv/python"))
+    File.write!(Path.join(host, "priv/python/own.py"), @own)
     make_venv(Path.join(host, "_build/erl_bridge/venv"))
     run!("mix", ["release"], cd: host, env: @environment)
 
@@ -83,7 +99,10 @@ defmodule ErlBridge.ReleaseTest do
     started = [cd: System.tmp_dir!(), env: [{"HOME", nil} | @environment]]
     output = run!(Path.join(moved, "bin/host"), ["eval", @program], started)
     venv = Path.join(moved, "lib/erl_bridge-0.1.0/priv/venv")
-    expected = {venv <> "/bin/python", %{answer: {42, "yes"}}, %{"queue" => "technical"}}
+
+    expected =
+      {venv <> "/bin/python", %{answer: {42, "yes"}}, %{"own" => true, "queue" => "technical"}}
+
     assert output =~ inspect(expected, width: :infinity)
 
     # Nothing but the interpreter leads out of it.

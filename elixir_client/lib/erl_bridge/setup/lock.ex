@@ -38,6 +38,20 @@ defmodule ErlBridge.Setup.Lock do
   end
 
   @doc """
+  What the entries of a text say of versions, without hashes: what pip takes as constraints.
+
+      iex> ErlBridge.Setup.Lock.versions("click==8.1 --hash=sha256:aa\\ntomli==2.0 ; python_version < '3.11'\\n")
+      "click==8.1\\ntomli==2.0\\n"
+  """
+  @spec versions(String.t()) :: String.t()
+  def versions(lock) do
+    for %{text: text} <- entries(lock), into: "" do
+      [version] = Regex.run(~r/^[^\s;\\\\]+/, text)
+      version <> "\n"
+    end
+  end
+
+  @doc """
   The names of the packages that a project asks for: always, and for some of its extras.
 
   Gives the extras that `pyproject.toml` does not have as an error.

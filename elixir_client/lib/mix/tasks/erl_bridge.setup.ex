@@ -15,6 +15,8 @@ defmodule Mix.Tasks.ErlBridge.Setup do
     * `--python PATH` - the interpreter to make it with; the first on the `PATH` that will do
       unless told
     * `--extras NAMES` - the package's extras, separated by commas; `dspy` unless told, `""` for none
+    * `--requirements FILE` - packages of your own besides, as pip takes them with `-r`; the file of
+      `config :erl_bridge, requirements: "requirements.txt"` unless told
     * `--wheels FOLDER` - install from this folder, without network
     * `--download-wheels FOLDER` - also fill a folder for `--wheels`
     * `--source FOLDER` - the root of the Python package; the checkout of this library unless told
@@ -32,6 +34,7 @@ defmodule Mix.Tasks.ErlBridge.Setup do
     venv: :string,
     python: :string,
     extras: :string,
+    requirements: :string,
     wheels: :string,
     download_wheels: :string,
     source: :string
