@@ -9,12 +9,24 @@ defmodule ErlBridge.ChaosTest do
   @seconds String.to_integer(System.get_env("CHAOS_SECONDS", "6"))
   @callers 200
 
-  # What a request may come to when any Python may be killed, suspended, retired or replaced.
-  @outcomes ~w(ok callback_error cancelled not_running pool_exhausted process_crashed timeout_error)a
+  # What a request may come to when any Python may be killed, suspended, retired or replaced; and what
+  # only some may.
+  @outcomes ~w(ok cancelled not_running pool_exhausted process_crashed timeout_error)a
+  @outcomes_of %{ask: [:callback_error | @outcomes], cast: ~w(ok not_running pool_exhausted)a}
 
-  for {name, options} <- [once: [max_retries: 0], retried: [idempotent: true, max_retries: 3]] do
+  @asked [:double, :echo, :ask, :stream, :cast, :die, :send_and_die, :cancel]
+
+  @storms [
+    {"once", false, [max_retries: 0]},
+    {"retried", false, [idempotent: true, max_retries: 3]},
+    {"behind a breaker", [cool_down: [min: 50, max: 200]], [idempotent: true, max_retries: 3]}
+  ]
+
+  for {name, breaker, options} <- @storms do
     @tag timeout: (@seconds + 120) * 1_000
-    test "a storm, each request #{name}: each caller gets its answer or one error, and nothing is left" do
+    @tag breaker: breaker
+    test "a storm, requests #{name}: each caller gets its answer or one error, and nothing is left",
+         %{breaker: breaker} do
       seed = String.to_integer(System.get_env("CHAOS_SEED", "#{:rand.uniform(1_000_000)}"))
       IO.puts("\nchaos: CHAOS_SECONDS=#{@seconds} CHAOS_SEED=#{seed}")
       :rand.seed(:exsss, seed)
@@ -27,7 +39,7 @@ defmodule ErlBridge.ChaosTest do
           health_interval: 200,
           health_timeout: 300,
           shutdown_timeout: 1_000,
-          circuit_breaker: false
+          circuit_breaker: breaker
         )
 
       os_pids = await_all_up(bridge, 3)
@@ -48,8 +60,18 @@ defmodule ErlBridge.ChaosTest do
         |> Task.await_many(:infinity)
         |> Enum.reduce(&Map.merge(&1, &2, fn _k, a, b -> a + b end))
 
-      assert counts[:ok] > 0
-      assert Map.keys(counts) -- @outcomes == []
+      assert Enum.any?(counts, &match?({{_what, :ok}, _count}, &1))
+
+      for what <- @asked do
+        seen = for {{^what, outcome}, _count} <- counts, do: outcome
+        allowed = Map.get(@outcomes_of, what, @outcomes)
+        # A cast, a stream and what is sent by `async/4` are no matter of the breaker.
+        refused =
+          if breaker && what in [:double, :echo, :ask, :die], do: [:circuit_open], else: []
+
+        assert seen -- (allowed ++ refused) == []
+      end
+
       assert :ok = ErlBridge.resize(bridge, 3)
       left = await_all_up(bridge, 3)
       await_idle(bridge)
@@ -78,16 +100,10 @@ defmodule ErlBridge.ChaosTest do
 
   defp keep_asking(bridge, n, options, until, counts) do
     if now() < until do
-      outcome =
-        ask(
-          Enum.random([:double, :echo, :ask, :stream, :cast, :die, :send_and_die, :cancel]),
-          bridge,
-          n,
-          options
-        )
-
+      what = Enum.random(@asked)
+      outcome = ask(what, bridge, n, options)
       assert Live.mailbox() == []
-      keep_asking(bridge, n, options, until, Map.update(counts, outcome, 1, &(&1 + 1)))
+      keep_asking(bridge, n, options, until, Map.update(counts, {what, outcome}, 1, &(&1 + 1)))
     else
       counts
     end
@@ -120,14 +136,27 @@ defmodule ErlBridge.ChaosTest do
     with {:error, %Error{type: type}} <- ErlBridge.cast(bridge, :echo, %{"n" => n}), do: type
   end
 
-  # The caller dies, and its request with it: at once, or when it has sent it.
+  # The caller dies, and its request with it: under way in Python, or wherever it is when it has been sent.
   defp ask(:die, bridge, n, _options) do
-    {pid, monitor} =
-      spawn_monitor(fn -> ErlBridge.call(bridge, :wait, %{}, metadata: %{"label" => n}) end)
+    asking = self()
 
-    Process.exit(pid, :kill)
-    assert_receive {:DOWN, ^monitor, :process, ^pid, _killed}
-    :ok
+    {pid, monitor} =
+      spawn_monitor(fn ->
+        on_event = fn _event -> send(asking, {:under_way, self()}) end
+        options = [timeout: 5_000, on_event: on_event, metadata: %{"label" => n}]
+        {:error, %Error{type: type}} = ErlBridge.call(bridge, :wait, %{}, options)
+        exit({:outcome, type})
+      end)
+
+    receive do
+      {:under_way, ^pid} ->
+        Process.exit(pid, :kill)
+        assert_receive {:DOWN, ^monitor, :process, ^pid, ended}
+        died(ended, pid)
+
+      {:DOWN, ^monitor, :process, ^pid, {:outcome, type}} ->
+        type
+    end
   end
 
   defp ask(:send_and_die, bridge, n, _options) do
@@ -152,6 +181,20 @@ defmodule ErlBridge.ChaosTest do
     else
       {:error, %Error{type: type}} -> type
     end
+  end
+
+  # One that is tried again, or had its error just then, is no less dead.
+  defp died(:killed, pid) do
+    receive do
+      {:under_way, ^pid} -> died(:killed, pid)
+    after
+      0 -> :ok
+    end
+  end
+
+  defp died({:outcome, type}, pid) do
+    :ok = died(:killed, pid)
+    type
   end
 
   defp outcome({:ok, answer}, expected) do
@@ -236,6 +279,39 @@ defmodule ErlBridge.ChaosTest do
       await(fn -> not OsProcess.alive?(suspended) end)
       assert [^kept] = await_all_up(bridge, 1)
     end
+  end
+
+  test "a Python that is stopped does not make the node grow, whatever is asked of it" do
+    bridge =
+      Live.start!(health_interval: :infinity, max_bytes_in_flight: 10_000_000, queue_timeout: 1)
+
+    os_pid = Live.os_pid(bridge)
+    before = node_size().memory
+    OsProcess.signal(os_pid, "STOP")
+
+    casts = for _n <- 1..100, do: ErlBridge.cast(bridge, :echo, %{"x" => large()})
+    assert :ok in casts
+
+    calls =
+      for _n <- 1..100 do
+        Task.async(fn ->
+          ErlBridge.call(bridge, :echo, %{"x" => large()}, timeout: 200, max_retries: 0)
+        end)
+      end
+
+    for refused <- Task.await_many(calls, :infinity) ++ casts, refused != :ok do
+      assert {:error, %Error{type: type}} = refused
+      assert type in [:pool_exhausted, :timeout_error]
+    end
+
+    Enum.each(Process.list(), &:erlang.garbage_collect/1)
+    assert node_size().memory - before < 40_000_000
+
+    OsProcess.signal(os_pid, "CONT")
+    assert {:ok, %{"n" => 1}} = ErlBridge.call(bridge, :echo, %{"n" => 1}, max_retries: 100)
+    await_idle(bridge)
+    Enum.each(Process.list(), &:erlang.garbage_collect/1)
+    assert node_size().memory - before < 20_000_000
   end
 
   describe "a request that waits" do
