@@ -14,7 +14,7 @@ defmodule Client do
   @json ~s({"text": "#{@payload.text}", "options": {"temperature": 0.5, "max_tokens": 256}, ) <>
           ~s("tags": ["geography", "europe"], "stream": false, "user": "u-000123", "locale": "en-GB"})
 
-  def open([name, "call" | arguments]) do
+  def open([name, kind | arguments]) when kind in ["call", "told"] do
     options = [app: "peers:app", cd: __DIR__, preload: false, args: ["--no-dspy" | arguments]]
     {:ok, bridge} = ErlBridge.start_link(options)
 
@@ -22,7 +22,7 @@ defmodule Client do
       name: name,
       call: fn -> {:ok, _} = ErlBridge.call(bridge, :echo, @payload) end,
       port: nil,
-      kind: "call"
+      kind: kind
     }
   end
 
@@ -83,6 +83,16 @@ defmodule Client do
     calls * 1_000_000 / microseconds
   end
 
+  # With somebody who listens to its requests, or with nobody.
+  def heard(%{kind: "told"}, work) do
+    listener = fn _event, _measurements, _metadata, _config -> :ok end
+    :ok = ErlBridge.Telemetry.attach(:bench, [:erl_bridge, :request, :stop], listener, nil)
+    work.()
+    ErlBridge.Telemetry.detach(:bench)
+  end
+
+  def heard(_system, work), do: work.()
+
   defp load(%{port: nil, call: call}, calls) do
     1..@callers
     |> Enum.map(fn _ ->
@@ -112,8 +122,11 @@ systems = Enum.map(specs, &Client.open(String.split(&1, "|")))
 results = :ets.new(:results, [:duplicate_bag])
 
 for _ <- 1..rounds, system <- systems do
-  times = Client.latencies(system, calls)
-  :ets.insert(results, {system.name, times, Client.rate(system, 16 * calls)})
+  Client.heard(system, fn ->
+    times = Client.latencies(system, calls)
+    :ets.insert(results, {system.name, times, Client.rate(system, 16 * calls)})
+  end)
+
   :erlang.garbage_collect()
 end
 
