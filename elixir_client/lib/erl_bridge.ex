@@ -420,8 +420,11 @@ defmodule ErlBridge do
          # What a fallback gives is no optimization: the cache must not keep it.
          once = Map.delete(options, :fallback),
          work = &optimize_once(route, bridge, request_type, payload, &1),
-         {:error, error} <- Rows.place(route, payload, once, work) do
-      Recovery.fall_back(error, recovery(route, bridge, request_type, payload, options))
+         {:ok, result} <- Rows.place(route, payload, once, work) do
+      {:ok, result}
+    else
+      {:error, error} ->
+        Recovery.fall_back(error, fallback(bridge, request_type, payload, options))
     end
   end
 
@@ -503,8 +506,11 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge),
          once = Map.delete(options, :fallback),
          work = &evaluate_once(route, bridge, payload, &1),
-         {:error, error} <- Rows.place(route, payload, once, work) do
-      Recovery.fall_back(error, recovery(route, bridge, :evaluate_pipeline, payload, options))
+         {:ok, result} <- Rows.place(route, payload, once, work) do
+      {:ok, result}
+    else
+      {:error, error} ->
+        Recovery.fall_back(error, fallback(bridge, :evaluate_pipeline, payload, options))
     end
   end
 
@@ -700,6 +706,10 @@ defmodule ErlBridge do
           options = Map.merge(options, %{timeout: timeout, deadline: deadline})
           recovered(route, bridge, request_type, payload, options)
       end
+    else
+      # Nothing is tried again where no bridge runs.
+      {:error, error} ->
+        Recovery.fall_back(error, fallback(bridge, request_type, payload, options))
     end
   end
 
@@ -741,14 +751,23 @@ defmodule ErlBridge do
   defp recovery(route, bridge, request_type, payload, options) do
     about = %{bridge: bridge, request_type: request_type}
 
-    [
+    Keyword.merge(fallback(bridge, request_type, payload, options),
       policy: Policy.merge(route.policy, options),
       budget: route.budget,
       deadline: Map.get(options, :deadline, :infinity),
-      fallback: options[:fallback],
       pause: pause(options),
+      on_retry: &tell_retry(&1, about)
+    )
+  end
+
+  # All that the fallback needs, after which nothing is tried again.
+  defp fallback(bridge, request_type, payload, options) do
+    about = %{bridge: bridge, request_type: request_type}
+
+    [
+      policy: nil,
+      fallback: options[:fallback],
       context: %{request_type: request_type, payload: payload},
-      on_retry: &tell_retry(&1, about),
       on_fallback: &Telemetry.fallback(%{count: 1}, Map.put(about, :error, &1.error))
     ]
   end

@@ -917,7 +917,13 @@ defmodule ErlBridge.Options do
       )
   end
 
-  defp valid?(:fallback, value), do: is_function(value, 1) or is_atom(value)
+  # One that is not there would be missed only when it is needed.
+  defp valid?(:fallback, nil), do: true
+
+  defp valid?(:fallback, value) do
+    is_function(value, 1) or
+      (is_atom(value) and Code.ensure_loaded?(value) and function_exported?(value, :fallback, 2))
+  end
 
   defp valid?({:options_or_false, _schema}, false), do: true
   defp valid?({:options_or_false, schema}, value), do: valid?({:options, schema}, value)
@@ -969,7 +975,7 @@ defmodule ErlBridge.Options do
   defp expected({:function, arity}), do: "a function of #{arity} arguments"
   defp expected(:name), do: "an atom, {:global, term} or {:via, module, term}"
   defp expected(:env), do: "a list or map of strings to strings or false"
-  defp expected(:fallback), do: "a function of 1 argument or a module"
+  defp expected(:fallback), do: "a function of 1 argument or a module with fallback/2"
   defp expected({:options, _schema}), do: "a keyword list of its options"
   defp expected({:options_or_false, _schema}), do: "a keyword list of its options, or false"
   defp expected(:module), do: "a module"

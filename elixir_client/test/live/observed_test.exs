@@ -261,6 +261,22 @@ defmodule ErlBridge.ObservedTest do
     end
 
     @tag :capture_log
+    test "to a bridge that does not run is its fallback's" do
+      fallback = fn %Error{type: :not_running} -> :later end
+      rows = [%{question: "1+1?", answer: "2"}]
+
+      for ask <- [
+            &ErlBridge.call(:nobody, :echo, %{}, &1),
+            &ErlBridge.predict(:nobody, "question -> answer", %{question: "2+2?"}, &1),
+            &ErlBridge.optimize(:nobody, "question -> answer", rows, &1),
+            &ErlBridge.train(:nobody, "question -> answer", rows, &1),
+            &ErlBridge.evaluate(:nobody, "question -> answer", rows, &1)
+          ] do
+        assert {:ok, :later} = ask.(fallback: fallback)
+        assert {:error, %Error{type: :not_running}} = ask.([])
+      end
+    end
+
     test "sends no other again, but asks its fallback" do
       bridge = Live.start!()
       assert {:error, %Error{type: :process_crashed}} = ErlBridge.call(bridge, :die)
