@@ -145,6 +145,10 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge), do: Pool.hello(route)
   end
 
+  @doc "Like `hello/1`, but returns the facts or raises the error."
+  @spec hello!(bridge) :: map
+  def hello!(bridge), do: bang!(hello(bridge))
+
   @doc """
   What the bridge's workers are doing: a list of maps with `worker` (its number), `phase` (`:up`,
   `:starting` or `:down`), `os_pid`, `in_flight` and `failures` since it last was well.
@@ -154,6 +158,10 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge), do: Pool.status(route)
   end
 
+  @doc "Like `workers/1`, but returns the list or raises the error."
+  @spec workers!(bridge) :: [map]
+  def workers!(bridge), do: bang!(workers(bridge))
+
   @doc """
   What the bridge's cache of optimizations has done: `hits`, `misses`, `entries`, `bytes`...; see
   `ErlBridge.Cache.stats/1`.
@@ -161,9 +169,17 @@ defmodule ErlBridge do
   @spec cache_stats(bridge) :: {:ok, map} | {:error, Error.t()}
   def cache_stats(bridge), do: with_cache(bridge, &Cache.stats/1)
 
+  @doc "Like `cache_stats/1`, but returns the counts or raises the error."
+  @spec cache_stats!(bridge) :: map
+  def cache_stats!(bridge), do: bang!(cache_stats(bridge))
+
   @doc "Forgets all optimizations that the bridge's cache holds."
   @spec clear_cache(bridge) :: :ok | {:error, Error.t()}
   def clear_cache(bridge), do: with_cache(bridge, &Cache.clear/1)
+
+  @doc "Like `clear_cache/1`, but returns `:ok` or raises the error."
+  @spec clear_cache!(bridge) :: :ok
+  def clear_cache!(bridge), do: bang!(clear_cache(bridge))
 
   defp with_cache(bridge, fun) do
     case Route.lookup(bridge) do
@@ -183,6 +199,10 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge), do: Pool.resize(route, size)
   end
 
+  @doc "Like `resize/2`, but returns `:ok` or raises the error."
+  @spec resize!(bridge, pos_integer) :: :ok
+  def resize!(bridge, size), do: bang!(resize(bridge, size))
+
   @doc """
   Replaces the Pythons of a running bridge one after the other, for new code of yours or to give
   memory back: a new one is up before the old one gets no more requests.
@@ -194,6 +214,10 @@ defmodule ErlBridge do
   def rolling_restart(bridge) do
     with {:ok, route} <- Route.lookup(bridge), do: Pool.rolling_restart(route)
   end
+
+  @doc "Like `rolling_restart/1`, but returns `:ok` or raises the error."
+  @spec rolling_restart!(bridge) :: :ok
+  def rolling_restart!(bridge), do: bang!(rolling_restart(bridge))
 
   ## Requests
 
@@ -250,6 +274,11 @@ defmodule ErlBridge do
     end
   end
 
+  @doc "Like `async/4`, but returns the request or raises the error."
+  @spec async!(bridge, atom, map, keyword) :: Request.t()
+  def async!(bridge, request_type, payload \\ %{}, options \\ []),
+    do: bang!(async(bridge, request_type, payload, options))
+
   # Nothing would ever come for a request of another process, or that has its reply.
   defp awaits(request), do: {__MODULE__, request.reply_to}
 
@@ -279,6 +308,11 @@ defmodule ErlBridge do
   @spec cast(bridge, atom, map, keyword) :: :ok | {:error, Error.t()}
   def cast(bridge, request_type, payload \\ %{}, options \\ []),
     do: Request.cast(bridge, request_type, payload, Options.validate!(options, :cast))
+
+  @doc "Like `cast/4`, but returns `:ok` or raises the error."
+  @spec cast!(bridge, atom, map, keyword) :: :ok
+  def cast!(bridge, request_type, payload \\ %{}, options \\ []),
+    do: bang!(cast(bridge, request_type, payload, options))
 
   @doc """
   A lazy stream of a request's events, and its reply as the last element: `{:event, event}`,
@@ -333,6 +367,10 @@ defmodule ErlBridge do
   def cancel(bridge, request_or_id),
     do: Request.cancel(bridge, request_or_id, %{timeout: @health_timeout})
 
+  @doc "Like `cancel/2`, but returns whether there was one or raises the error."
+  @spec cancel!(bridge, Request.t() | term) :: boolean
+  def cancel!(bridge, request_or_id), do: bang!(cancel(bridge, request_or_id))
+
   @doc "Sends a map to Python and back."
   @spec ping(bridge, map) :: result
   def ping(bridge, payload \\ %{}), do: call(bridge, :ping, payload)
@@ -358,6 +396,10 @@ defmodule ErlBridge do
     end
   end
 
+  @doc "Like `health_check/1`, but returns `:healthy` or raises the error."
+  @spec health_check!(bridge) :: :healthy
+  def health_check!(bridge), do: bang!(health_check(bridge))
+
   @doc "All that Python says of its health: version, `os_pid`, `uptime_ms`, `requests_in_flight`, `memory_bytes`..."
   @spec info(bridge) :: {:ok, map} | {:error, Error.t()}
   def info(bridge) do
@@ -365,6 +407,10 @@ defmodule ErlBridge do
     options = %{timeout: @health_timeout, reserve: false}
     Request.call(Route.lookup(bridge), bridge, :health_check, %{}, options)
   end
+
+  @doc "Like `info/1`, but returns the map or raises the error."
+  @spec info!(bridge) :: map
+  def info!(bridge), do: bang!(info(bridge))
 
   ## DSPy
 
@@ -650,6 +696,10 @@ defmodule ErlBridge do
 
   def get_dataset(bridge, id) when is_binary(id), do: get_dataset(bridge, id, nil)
 
+  @doc "Like `get_dataset/2`, but returns the dataset or raises the error."
+  @spec get_dataset!(bridge, String.t() | Dataset.t()) :: Dataset.t()
+  def get_dataset!(bridge, id), do: bang!(get_dataset(bridge, id))
+
   defp get_dataset(bridge, id, node) do
     options = if node, do: [node: node], else: []
 
@@ -666,6 +716,10 @@ defmodule ErlBridge do
   """
   @spec dataset_store(bridge) :: {:ok, map} | {:error, Error.t()}
   def dataset_store(bridge), do: call(bridge, :dataset_status, %{})
+
+  @doc "Like `dataset_store/1`, but returns the map or raises the error."
+  @spec dataset_store!(bridge) :: map
+  def dataset_store!(bridge), do: bang!(dataset_store(bridge))
 
   ## Shared
 
@@ -824,6 +878,7 @@ defmodule ErlBridge do
   defp row_result({:ok, outputs}), do: {:ok, outputs}
   defp row_result({:error, error}), do: {:error, Error.from_wire(error)}
 
+  defp bang!(:ok), do: :ok
   defp bang!({:ok, result}), do: result
   defp bang!({:error, error}), do: raise(error)
 end

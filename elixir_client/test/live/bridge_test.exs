@@ -110,6 +110,64 @@ defmodule ErlBridge.BridgeTest do
     end
   end
 
+  describe "the twins with a !" do
+    @twins [
+      hello: [],
+      workers: [],
+      cache_stats: [],
+      clear_cache: [],
+      rolling_restart: [],
+      resize: [1],
+      async: [:echo],
+      cast: [:echo],
+      cancel: [:no_such_request],
+      health_check: [],
+      info: [],
+      get_dataset: ["no such dataset"],
+      dataset_store: [],
+      call: [:echo],
+      ping: []
+    ]
+
+    test "give the result or raise the error" do
+      bridge = Live.start!()
+
+      for {name, arguments} <- @twins do
+        ask = fn name, bridge -> apply(ErlBridge, name, [bridge | arguments]) end
+        twin = :"#{name}!"
+
+        case ask.(name, bridge) do
+          :ok ->
+            assert ask.(twin, bridge) == :ok
+
+          {:ok, %struct{}} ->
+            assert is_struct(ask.(twin, bridge), struct)
+
+          {:ok, %{} = map} ->
+            assert Map.keys(ask.(twin, bridge)) == Map.keys(map)
+
+          {:ok, result} ->
+            assert ask.(twin, bridge) == result
+
+          {:error, %Error{type: type}} ->
+            assert %{type: ^type} = assert_raise(Error, fn -> ask.(twin, bridge) end)
+        end
+
+        assert {:error, %Error{type: :not_running}} = ask.(name, :nobody)
+        assert_raise Error, ~r/no bridge is running as :nobody/, fn -> ask.(twin, :nobody) end
+      end
+    end
+
+    test "are there for all that gives a result or an error" do
+      names = for {name, _arity} <- ErlBridge.__info__(:functions), uniq: true, do: "#{name}"
+
+      without =
+        for name <- names, not String.ends_with?(name, "!"), "#{name}!" not in names, do: name
+
+      assert without == ~w(child_spec start_link stop stream)
+    end
+  end
+
   describe "ending" do
     test "stop leaves no OS process" do
       bridge = Live.start!()
