@@ -318,7 +318,9 @@ defmodule ErlBridge do
   A lazy stream of a request's events, and its reply as the last element: `{:event, event}`,
   then `{:ok, result}` or `{:error, error}`.
 
-  The request is sent when the stream is run, and cancelled when it is not run to its end.
+  The request is sent when the stream is run, and cancelled when it is not run to its end. Events come
+  as fast as Python makes them: those that are not read yet wait in the mailbox of the process that runs
+  the stream, which should be quick or have Python make fewer.
 
       bridge
       |> ErlBridge.stream(:crawl, %{url: url})

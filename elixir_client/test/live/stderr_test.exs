@@ -51,18 +51,27 @@ defmodule ErlBridge.StderrTest do
     Port.close(port)
   end
 
-  test "a Python that is suspended when its node is killed is killed too" do
-    node =
-      run_node("""
-      {:ok, bridge} = ErlBridge.start_link(preload: false, log_level: :none)
-      {:ok, %{os_pid: os_pid}} = ErlBridge.hello(bridge)
-      IO.puts(os_pid)
-      """)
+  # It reads the request, and keeps its processor and its interpreter lock for ten minutes.
+  @stuck """
+  {:ok, request} = ErlBridge.async(bridge, :compute, %{"seconds" => 600}, timeout: :infinity)
+  :sys.get_state(request.worker)
+  """
 
-    os_pid = String.to_integer(node.line)
-    OsProcess.signal(os_pid, "STOP")
-    kill(node)
-    Live.await_ended(os_pid)
+  for {how, script, signal} <- [{"suspended", "", "STOP"}, {"stuck", @stuck, "CONT"}] do
+    test "a Python that is #{how} when its node is killed is killed too" do
+      node =
+        run_node("""
+        {:ok, bridge} = ErlBridge.start_link(#{inspect(Live.options(log_level: :none))})
+        {:ok, %{os_pid: os_pid}} = ErlBridge.hello(bridge)
+        #{unquote(script)}
+        IO.puts(os_pid)
+        """)
+
+      os_pid = String.to_integer(node.line)
+      OsProcess.signal(os_pid, unquote(signal))
+      kill(node)
+      Live.await_ended(os_pid)
+    end
   end
 
   test "the reader of a Python that is killed is gone, and its pipe", %{tmp_dir: folder} do
