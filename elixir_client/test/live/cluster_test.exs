@@ -356,6 +356,7 @@ defmodule ErlBridge.ClusterTest do
       alone = [bridge_options: nil, python_nodes: [name], reconnect: pause]
       ClusterNodes.join!(e, [], alone)
       on(e, ClusterNodes, :await_phase, [name, :down])
+      on(e, ClusterNodes, :hear_of_nodes, [])
 
       for _n <- 1..2 do
         os_pid = ClusterNodes.start_python!(epmd, name, ["--connect", to_string(e.name)])
@@ -364,6 +365,12 @@ defmodule ErlBridge.ClusterTest do
         OsProcess.signal(os_pid, "KILL")
         on(e, ClusterNodes, :await_phase, [name, :down])
       end
+
+      about = %{bridge: @cluster, node: name, kind: :python}
+      told = on(e, ClusterNodes, :told_of_nodes, [4])
+      assert [{:node_up, one, ^about}, {:node_down, one, down}, {:node_up, one, ^about}, _] = told
+      assert {one, Map.delete(down, :reason)} == {%{count: 1}, about}
+      assert is_map_key(down, :reason)
     end
 
     test "that does not answer is the last to be asked", context do

@@ -9,7 +9,7 @@ defmodule ErlBridge.ClusterNodes do
 
   import ExUnit.Callbacks
 
-  alias ErlBridge.{Cluster, Command, Live, Testing}
+  alias ErlBridge.{Cluster, Command, Live, Telemetry, Testing}
 
   @cluster ErlBridge.ClusterNodes.Cluster
   @bridge ErlBridge.ClusterNodes.Bridge
@@ -240,6 +240,23 @@ defmodule ErlBridge.ClusterNodes do
 
   defp options(options, own),
     do: Keyword.merge([name: @cluster, load_interval: 20, silent_after: 60_000] ++ own, options)
+
+  @doc "From now on what telemetry tells of other nodes is kept, for `told_of_nodes/1`."
+  def hear_of_nodes do
+    {:ok, _agent} = Agent.start(fn -> [] end, name: __MODULE__.Heard)
+    events = for name <- [:node_up, :node_down], do: [:erl_bridge, :cluster, name]
+    Telemetry.attach(__MODULE__, events, &__MODULE__.note/4, nil)
+  end
+
+  @doc false
+  def note([_, _, name], measurements, metadata, _config),
+    do: Agent.update(__MODULE__.Heard, &(&1 ++ [{name, measurements, metadata}]))
+
+  @doc "What was told, once it is that many events."
+  def told_of_nodes(count) do
+    await(fn -> length(Agent.get(__MODULE__.Heard, & &1)) >= count end)
+    Agent.get(__MODULE__.Heard, & &1)
+  end
 
   @doc false
   def await_up(nodes), do: await(fn -> Enum.all?(nodes, &(phase(&1) == :up)) end)
