@@ -359,8 +359,8 @@ defmodule ErlBridge do
   Cancels a request: one of `async/4`, or the one whose `:id` this is, whichever process waits for
   it.
 
-  The request is answered with an error of the type `:cancelled`. Gives `false` when no such
-  request is in flight.
+  The request is answered with an error of the type `:cancelled`, also where it waits for room or for
+  its next attempt, and is not sent then. Gives `false` when no such request is in flight.
 
       ErlBridge.optimize(bridge, signature, rows, id: :nightly)   # in one process
       {:ok, true} = ErlBridge.cancel(bridge, :nightly)            # in another
