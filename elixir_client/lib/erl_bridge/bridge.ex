@@ -15,6 +15,8 @@ defmodule ErlBridge.Bridge do
   that came instead.
   """
   @spec start_link(map) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid}}
+  def start_link(%{name: nil} = options), do: options |> Map.delete(:name) |> start_link()
+
   def start_link(options) do
     name = Enum.to_list(Map.take(options, [:name]))
 
@@ -40,6 +42,7 @@ defmodule ErlBridge.Bridge do
       case Supervisor.start_child(supervisor, child) do
         {:ok, _pid} -> nil
         {:error, {%Error{} = error, _child}} -> {:error, error}
+        {:error, {reason, _child}} -> {:error, Error.not_started(Exception.format_exit(reason))}
       end
     end)
   end

@@ -94,6 +94,24 @@ defmodule ErlBridge.BridgeTest do
       end
     end
 
+    @tag :capture_log
+    test "a part that fails in any other way is an error, too" do
+      {:ok, supervisor} = Supervisor.start_link([], strategy: :one_for_all)
+      broken = %{id: :broken, start: {Agent, :start_link, [fn -> raise "no room" end]}}
+
+      assert {:error, %Error{type: :process_crashed} = error} =
+               ErlBridge.Bridge.start_children(supervisor, [broken])
+
+      assert Exception.message(error) =~ "no room"
+    end
+
+    test "the name nil is none" do
+      bridge = Live.start!(name: nil)
+      assert {:ok, :healthy} = ErlBridge.health_check(bridge)
+      ErlBridge.stop(bridge)
+      assert_raise Error, ~r/no bridge is running as #PID/, fn -> ErlBridge.ping!(bridge) end
+    end
+
     test "a name that is taken" do
       pid = Process.whereis(@bridge)
 
