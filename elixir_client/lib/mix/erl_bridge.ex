@@ -17,11 +17,12 @@ defmodule Mix.ErlBridge do
       {options, [], []} ->
         if options[:help], do: Mix.shell().info(text), else: run.(options)
 
-      {_options, [extra | _], _invalid} ->
-        Mix.raise("unexpected argument #{extra}; see --help")
-
-      {_options, [], [invalid | _]} ->
+      # First: what follows an unknown option is an argument only where its name is an atom already.
+      {_options, _extra, [invalid | _]} ->
         Mix.raise("#{invalid(invalid, switches)}; see --help")
+
+      {_options, [extra | _], []} ->
+        Mix.raise("unexpected argument #{extra}; see --help")
     end
   end
 

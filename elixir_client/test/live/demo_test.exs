@@ -38,6 +38,9 @@ defmodule ErlBridge.DemoTest do
     assert ["score the signature as it is", "optimize with bootstrap_few_shot" | _] = titles
   end
 
+  # Whether or not that is an atom already, which `OptionParser` cares for.
+  _atom = :sed
+
   for task <- [Tasks.Bench, Tasks.Demo, Tasks.Doctor, Tasks.Run, Tasks.Setup] do
     test "#{inspect(task)} explains itself and refuses what it does not know" do
       task = unquote(task)
