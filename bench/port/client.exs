@@ -1,5 +1,6 @@
 # Measures systems in turn: `elixir -pa EBIN client.exs ROUNDS CALLS "name|kind|program|argument|..." ...`
-# Prints "name median p99 calls_per_second" for each, in microseconds.
+# Prints "name median p99 calls_per_second ratio" for each, in microseconds. The ratio is to the first of them, and is the
+# median of those of the rounds.
 defmodule Client do
   @callers 16
   @payload %{
@@ -119,23 +120,42 @@ Application.ensure_all_started(:erl_bridge)
 systems = Enum.map(specs, &Client.open(String.split(&1, "|")))
 
 # Kept out of the heap of this process, which calls: the collections of a large one would be measured with the calls.
-results = :ets.new(:results, [:duplicate_bag])
+latencies = :ets.new(:latencies, [])
+rates = :ets.new(:rates, [:duplicate_bag])
 
-for _ <- 1..rounds, system <- systems do
-  Client.heard(system, fn ->
-    times = Client.latencies(system, calls)
-    :ets.insert(results, {system.name, times, Client.rate(system, 16 * calls)})
-  end)
+# The latencies of a round come right after each other: a machine has quick and slow phases, and those are to be of one.
+for round <- 1..rounds do
+  for system <- systems do
+    Client.heard(system, fn ->
+      :ets.insert(latencies, {{system.name, round}, Client.latencies(system, calls)})
+    end)
 
-  :erlang.garbage_collect()
+    :erlang.garbage_collect()
+  end
+
+  for system <- systems do
+    Client.heard(system, fn ->
+      :ets.insert(rates, {system.name, Client.rate(system, 16 * calls)})
+    end)
+
+    :erlang.garbage_collect()
+  end
 end
 
+quantile = fn numbers, share -> Enum.at(Enum.sort(numbers), trunc(length(numbers) * share)) end
+round_of = fn name, round -> :ets.lookup_element(latencies, {name, round}, 2) end
+[%{name: first} | _] = systems
+
 for %{name: name} <- systems do
-  mine = :ets.lookup(results, name)
-  times = mine |> Enum.flat_map(&elem(&1, 1)) |> Enum.sort()
-  rates = mine |> Enum.map(&elem(&1, 2)) |> Enum.sort()
-  at = fn share -> Enum.at(times, trunc(length(times) * share)) / 1000 end
-  IO.puts(Enum.join([name, at.(0.5), at.(0.99), Enum.at(rates, div(length(rates), 2))], "\t"))
+  times = Enum.flat_map(1..rounds, &round_of.(name, &1))
+
+  ratios =
+    for round <- 1..rounds,
+        do: quantile.(round_of.(name, round), 0.5) / quantile.(round_of.(first, round), 0.5)
+
+  rate = rates |> :ets.lookup(name) |> Enum.map(&elem(&1, 1)) |> quantile.(0.5)
+  [median, p99] = for share <- [0.5, 0.99], do: quantile.(times, share) / 1000
+  IO.puts(Enum.join([name, median, p99, rate, quantile.(ratios, 0.5)], "\t"))
 end
 
 System.halt(0)
