@@ -9,7 +9,7 @@ defmodule ErlBridge.ClusterNodes do
 
   import ExUnit.Callbacks
 
-  alias ErlBridge.{Cluster, Command, Live, Telemetry, Testing}
+  alias ErlBridge.{Cluster, Command, Live, OsProcess, Telemetry, Testing}
 
   @cluster ErlBridge.ClusterNodes.Cluster
   @bridge ErlBridge.ClusterNodes.Bridge
@@ -86,7 +86,15 @@ defmodule ErlBridge.ClusterNodes do
     {:ok, _started} = tell(control, Application, :ensure_all_started, [:erl_bridge])
     tell(control, :logger, :set_primary_config, [:level, :none])
     os_pid = control |> tell(System, :pid, []) |> String.to_integer()
+    on_exit(fn -> kill(os_pid, name) end)
     %{control: control, name: name, os_pid: os_pid}
+  end
+
+  # It ends with its control, but waits for what it has to send before: behind a cut cable for a quarter of an hour.
+  defp kill(os_pid, name) do
+    with {:ok, command} <- File.read("/proc/#{os_pid}/cmdline"),
+         true <- String.contains?(command, to_string(name)),
+         do: OsProcess.signal(os_pid, "KILL")
   end
 
   @doc "Starts a node that is Python, and gives its OS process. It ends with the calling process."
