@@ -52,6 +52,27 @@ defmodule ErlBridge.Line do
     end
   end
 
+  @doc """
+  Runs what may make requests itself, between the opening of the line and its use.
+
+      iex> {:ok, bridge} = ErlBridge.Testing.start_bridge(%{})
+      iex> {:ok, {_route, ours}} = ErlBridge.Line.open(bridge)
+      iex> {:ok, {_route, another}} = ErlBridge.Line.aside(fn -> ErlBridge.Line.open(bridge) end)
+      iex> {:ok, {_route, still}} = ErlBridge.Line.open(bridge)
+      iex> {ours == another, ours == still}
+      {false, true}
+  """
+  @spec aside((() -> result)) :: result when result: term
+  def aside(work) do
+    line = Process.delete(__MODULE__)
+    result = work.()
+
+    with {_bridge, _edition, _route, another} <- Process.put(__MODULE__, line),
+         do: :erlang.unalias(another)
+
+    result
+  end
+
   @doc "Takes the line out of the dictionary, so that no other request uses its alias."
   @spec hold() :: :ok
   def hold do

@@ -158,8 +158,8 @@ defmodule ErlBridge.Request do
   defp plain_span(began, bytes, worker, route, bridge, request_type) do
     encoded = Span.now()
 
-    bridge
-    |> Span.start(request_type, %{}, began)
+    # Who hears of it may make requests itself.
+    Line.aside(fn -> Span.start(bridge, request_type, %{}, began) end)
     |> Span.encoded(bytes, encoded)
     |> Span.sent(worker, route)
   end

@@ -101,6 +101,26 @@ defmodule ErlBridge.LineTest do
     assert Live.mailbox() == []
   end
 
+  test "a handler that hears of a request and makes another takes nothing from it" do
+    {outer, inner} = {answering(:outer), waiting()}
+    test = self()
+
+    # The inner one is not answered soon.
+    hear = fn _event, _measurements, %{bridge: bridge}, _config ->
+      if bridge == outer, do: send(test, {:inner, ErlBridge.call(inner, :ask)})
+    end
+
+    :ok = ErlBridge.Telemetry.attach(:line_test, [:erl_bridge, :request, :start], hear, nil)
+    task = Task.async(fn -> ErlBridge.call(outer, :ask) end)
+    assert_receive {:asked, ref}
+    await_monitored(task.pid, worker(inner))
+    assert Testing.reply(inner, ref, {:ok, :at_last})
+
+    assert Task.await(task) == {:ok, :outer}
+    assert_received {:inner, {:ok, :at_last}}
+    ErlBridge.Telemetry.detach(:line_test)
+  end
+
   describe "a worker that is gone" do
     setup do
       bridge = Live.start!()

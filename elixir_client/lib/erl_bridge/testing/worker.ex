@@ -125,6 +125,10 @@ defmodule ErlBridge.Testing.Worker do
 
   def handle_info(_other, state), do: {:noreply, state}
 
+  # From here on there is no room, as with a worker of Python's: who asks hears that nothing runs.
+  @impl true
+  def terminate(_reason, state), do: Load.close(state.load)
+
   defp run(state, request, body) do
     {id, inflight} = Inflight.add(state.inflight, request)
     frame = IO.iodata_to_binary(Protocol.frame(id, body))
