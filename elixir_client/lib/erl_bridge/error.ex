@@ -77,11 +77,15 @@ defmodule ErlBridge.Error do
   def crashed(os_pid, status, stderr) do
     %__MODULE__{
       type: :process_crashed,
-      message: "Python (OS process #{os_pid}) #{ending(status)}#{last_words(stderr)}",
+      message: "Python#{process(os_pid)} #{ending(status)}#{last_words(stderr)}",
       context: %{os_pid: os_pid, exit_status: status, stderr: stderr},
       strategy: :restart_process
     }
   end
+
+  # It may have ended before anybody could ask.
+  defp process(nil), do: ""
+  defp process(os_pid), do: " (OS process #{os_pid})"
 
   @doc "A connection to a server ended under a request, or could not be made (`sent: false`)."
   @spec disconnected(String.t(), term, map) :: t

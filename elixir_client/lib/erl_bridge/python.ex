@@ -13,7 +13,7 @@ defmodule ErlBridge.Python do
 
   @type t :: %__MODULE__{
           port: port,
-          os_pid: pos_integer,
+          os_pid: pos_integer | nil,
           stderr: pid,
           hello: map | nil
         }
@@ -75,7 +75,7 @@ defmodule ErlBridge.Python do
   """
   @spec crashed(t, non_neg_integer | nil) :: Error.t()
   def crashed(%__MODULE__{} = python, status) do
-    if status == nil, do: OsProcess.signal(python.os_pid, "KILL")
+    if status == nil, do: signal(python, "KILL")
     Error.crashed(python.os_pid, status, close(python))
   end
 
@@ -88,7 +88,7 @@ defmodule ErlBridge.Python do
   @spec kill(t) :: [String.t()]
   def kill(%__MODULE__{} = python) do
     Enum.find(["TERM", "KILL"], fn signal ->
-      OsProcess.signal(python.os_pid, signal)
+      signal(python, signal)
       ended?(python)
     end)
 
@@ -111,10 +111,17 @@ defmodule ErlBridge.Python do
   defp open(options, stderr, pipe) do
     {executable, port_options} = Command.port(options, pipe)
     port = Port.open(executable, port_options)
-    {:os_pid, os_pid} = Port.info(port, :os_pid)
-    Stderr.written_by(stderr, os_pid)
+    os_pid = os_pid(Port.info(port, :os_pid))
+    if os_pid, do: Stderr.written_by(stderr, os_pid)
     %__MODULE__{port: port, os_pid: os_pid, stderr: stderr}
   end
+
+  # It has ended already: where there is no Python to run, that is quick.
+  defp os_pid(nil), do: nil
+  defp os_pid({:os_pid, os_pid}), do: os_pid
+
+  defp signal(%__MODULE__{os_pid: nil}, _signal), do: :ok
+  defp signal(%__MODULE__{os_pid: os_pid}, signal), do: OsProcess.signal(os_pid, signal)
 
   defp ended?(%__MODULE__{port: port}) do
     receive do

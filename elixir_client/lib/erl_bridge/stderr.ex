@@ -96,6 +96,8 @@ defmodule ErlBridge.Stderr do
 
   @impl true
   def init({level, folder}) do
+    # To write to a shell that was killed ends the port, which is not to end this process.
+    Process.flag(:trap_exit, true)
     name = "erl_bridge-#{System.pid()}-#{System.unique_integer([:positive])}.stderr"
     path = Path.join(folder, name)
     arguments = ["-c", @script, "stderr", path]
@@ -154,11 +156,10 @@ defmodule ErlBridge.Stderr do
 
   def handle_info({port, :eof}, %{port: port} = state), do: ended(state)
 
-  # Of a shell that was killed. To write to it would end this process.
-  def handle_info({port, {:exit_status, _status}}, %{port: port} = state) do
-    Port.close(port)
-    {:noreply, state}
-  end
+  # Of a shell that was killed.
+  def handle_info({port, {:exit_status, _status}}, %{port: port} = state), do: {:noreply, state}
+
+  def handle_info({:EXIT, port, _reason}, %{port: port} = state), do: ended(state)
 
   def handle_info(:stop, state), do: answer(state)
 

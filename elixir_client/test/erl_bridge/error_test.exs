@@ -38,6 +38,7 @@ defmodule ErlBridge.ErrorTest do
      "process_crashed: Python (OS process 12) ended with exit status 3"},
     {Error.crashed(12, 137, ["one", "two"]),
      "process_crashed: Python (OS process 12) was killed by signal 9; its last words: two"},
+    {Error.crashed(nil, 127, []), "process_crashed: Python ended with exit status 127"},
     {Error.crashed(12, nil, []),
      "process_crashed: Python (OS process 12) closed its input and output"},
     {Error.no_hello(50, ["one"]),
