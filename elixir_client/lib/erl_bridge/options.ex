@@ -816,8 +816,18 @@ defmodule ErlBridge.Options do
   @spec nearest(name, [name]) :: name | nil when name: atom | String.t()
   def nearest(name, names) do
     likeness = &String.jaro_distance(to_string(name), to_string(&1))
-    near = Enum.max_by(names, likeness, fn -> nil end)
-    if near && likeness.(near) >= @alike, do: near
+
+    # Likeness alone is not the same in each Elixir, and takes :sart_timeout for :health_timeout.
+    names
+    |> Enum.filter(&(likeness.(&1) >= @alike))
+    |> Enum.min_by(&{edits(to_string(name), to_string(&1)), -likeness.(&1)}, fn -> nil end)
+  end
+
+  # So many letters to take away or to put in.
+  defp edits(one, other) do
+    for {kind, letters} when kind != :eq <- String.myers_difference(one, other), reduce: 0 do
+      count -> count + String.length(letters)
+    end
   end
 
   @doc "The names of a schema's options."
