@@ -431,11 +431,13 @@ def test_a_stream_that_is_faster_than_its_reader_leaves_room_for_answers(start: 
 
 def test_an_answer_for_which_there_is_no_room_is_an_error_of_work_that_was_done(start: Start) -> None:
     _, name, port = listening(start, "--max-queued", "1000000")
-    peer = Peer(port, name, WHOLE)
+    peer, other = Peer(port, name, WHOLE), Peer(port, name)
     count = 100
     with peer.together():
         for message_id in range(count):
             ask(peer, message_id, "large_inline", bytes=500_000)
+    for _ in range(100):  # meanwhile the first one reads nothing
+        other.ping()
     answers = [told(peer) for _ in range(count)]
     assert sorted(message_id for _, message_id, _ in answers) == list(range(count))
     errors = [result[1] for _, _, result in answers if result[0] is a("error")]
@@ -445,6 +447,7 @@ def test_an_answer_for_which_there_is_no_room_is_an_error_of_work_that_was_done(
     }
     assert peer.ping() == (a("ok"), {"n": 1})
     peer.close()
+    other.close()
 
 
 @pytest.mark.parametrize("without", ["FRAGMENTS", "ALTACT_SIG", "ALIAS", "SEND_SENDER", "EXIT_PAYLOAD", "UNLINK_ID"])

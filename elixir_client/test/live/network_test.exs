@@ -208,12 +208,15 @@ defmodule ErlBridge.NetworkTest do
       on(a, ClusterNodes, :await_phase, [b.name, :silent])
       waits = Task.async(fn -> call(a, :echo, %{n: 1}, node: b.name, max_retries: 0) end)
       on(a, ClusterNodes, :await_mailbox, [b.name])
+      # What is sent to a node that is being connected again may arrive there.
+      on(a, ClusterNodes, :connector, [:suspend])
       true = on(a, Node, :disconnect, [b.name])
       assert_lost(on(a, ClusterNodes, :result_of, [:sent]), b.name)
 
       assert {:error, %Error{type: :not_running, context: %{sent: false}}} =
                Task.await(waits, :infinity)
 
+      on(a, ClusterNodes, :connector, [:resume])
       Hosts.plug(context.host_b)
       await_nothing_left(context)
     end)

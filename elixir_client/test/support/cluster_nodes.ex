@@ -10,6 +10,7 @@ defmodule ErlBridge.ClusterNodes do
   import ExUnit.Callbacks
 
   alias ErlBridge.{Cluster, Command, Live, OsProcess, Telemetry, Testing}
+  alias ErlBridge.Cluster.Connector
 
   @cluster ErlBridge.ClusterNodes.Cluster
   @bridge ErlBridge.ClusterNodes.Bridge
@@ -419,6 +420,15 @@ defmodule ErlBridge.ClusterNodes do
   end
 
   defp suspended?(pid), do: Process.info(pid, :status) == {:status, :suspended}
+
+  @doc false
+  # After `:suspend` nobody is connected again until `:resume`.
+  def connector(act) do
+    [connector] = for pid <- Process.list(), initial_call(pid) == {Connector, :init, 1}, do: pid
+    apply(:sys, act, [connector])
+  end
+
+  defp initial_call(pid), do: pid |> info(:dictionary) |> Keyword.get(:"$initial_call")
 
   @doc false
   # Asks how much there is to do here, as if that node had.
