@@ -83,7 +83,7 @@ defmodule ErlBridge.LineTest do
     await_monitored(task.pid, worker(bridge))
 
     assert Testing.reply(bridge, ref, {:ok, :at_last})
-    assert Task.await(task) == {{:ok, :at_last}, nil, []}
+    assert Task.await(task, :infinity) == {{:ok, :at_last}, nil, []}
   end
 
   test "the answer to one that timed out comes to nobody, nor to the next one" do
@@ -95,7 +95,7 @@ defmodule ErlBridge.LineTest do
     task = Task.async(fn -> ErlBridge.call(bridge, :ask) end)
     assert_receive {:asked, next}
     assert Testing.reply(bridge, next, {:ok, :mine})
-    assert Task.await(task) == {:ok, :mine}
+    assert Task.await(task, :infinity) == {:ok, :mine}
 
     refute Testing.reply(bridge, late, {:ok, :late})
     assert Live.mailbox() == []
@@ -116,7 +116,7 @@ defmodule ErlBridge.LineTest do
     await_monitored(task.pid, worker(inner))
     assert Testing.reply(inner, ref, {:ok, :at_last})
 
-    assert Task.await(task) == {:ok, :outer}
+    assert Task.await(task, :infinity) == {:ok, :outer}
     assert_received {:inner, {:ok, :at_last}}
     ErlBridge.Telemetry.detach(:line_test)
   end
@@ -166,6 +166,6 @@ defmodule ErlBridge.LineTest do
     Process.exit(worker, :kill)
 
     assert {:error, %Error{type: :process_crashed, context: %{worker: ^worker}}} =
-             Task.await(task, 10_000)
+             Task.await(task, :infinity)
   end
 end

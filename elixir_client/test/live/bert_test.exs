@@ -68,9 +68,10 @@ defmodule ErlBridge.LiveBertTest do
 
   test "a server that is not there, and one that wants a token, are errors of the start" do
     Process.flag(:trap_exit, true)
-    {:ok, listener} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
-    {:ok, free} = :inet.port(listener)
-    :gen_tcp.close(listener)
+    # Nobody else gets a port that is taken, also where nobody listens on it.
+    {:ok, socket} = :socket.open(:inet, :stream)
+    :ok = :socket.bind(socket, %{family: :inet, addr: {127, 0, 0, 1}, port: 0})
+    {:ok, %{port: free}} = :socket.sockname(socket)
 
     assert {:error, %Error{type: :process_crashed, context: %{sent: false}} = error} =
              ErlBridge.start_link(connect: [port: free])

@@ -460,7 +460,7 @@ defmodule ErlBridge.ChaosTest do
 
       Process.exit(part(bridge, unquote(part)), :kill)
 
-      for {n, result} <- Task.await_many(calls, 40_000), do: assert_answer(result, 2 * n)
+      for {n, result} <- Task.await_many(calls, :infinity), do: assert_answer(result, 2 * n)
       await(fn -> ErlBridge.ping(bridge) == {:ok, %{}} end)
       await_all_up(bridge, 2)
       await_idle(bridge)

@@ -139,8 +139,8 @@ defmodule ErlBridge.ObservedTest do
     fill_cache(Bridge.cache(Process.whereis(bridge)))
 
     # One request works, one waits, and a third is too many.
-    Live.mailbox() |> Enum.each(fn message -> receive(do: (^message -> :forgotten)) end)
     working = Live.wait(bridge)
+    Live.mailbox() |> Enum.each(fn message -> receive(do: (^message -> :forgotten)) end)
     waiting = Task.async(fn -> ErlBridge.call(bridge, :echo, %{}) end)
     assert_receive {:told, [_, :pool, :queue]}
 

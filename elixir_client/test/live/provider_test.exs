@@ -138,7 +138,7 @@ defmodule ErlBridge.ProviderTest do
       max_queue: 1,
       queue_timeout: 1,
       max_retries: 0,
-      circuit_breaker: [failures: 1]
+      circuit_breaker: [failures: 1, cool_down: [min: 60_000, max: 60_000]]
     )
 
     working = Live.wait(name)

@@ -109,7 +109,7 @@ for transport <- [:port, :tcp] do
         |> Task.async_stream(
           fn n -> {n, for(m <- 1..5, do: ErlBridge.call!(@bridge, :echo, %{"n" => {n, m}}))} end,
           max_concurrency: 50,
-          timeout: 30_000
+          timeout: :infinity
         )
         |> Enum.each(fn {:ok, {n, answers}} ->
           assert answers == for(m <- 1..5, do: %{"n" => {n, m}})
@@ -136,7 +136,9 @@ for transport <- [:port, :tcp] do
         elsewhere =
           Task.async(fn -> assert_raise(ArgumentError, fn -> ErlBridge.await(request) end) end)
 
-        assert Exception.message(Task.await(elsewhere)) =~ "by the process that started it"
+        assert Exception.message(Task.await(elsewhere, :infinity)) =~
+                 "by the process that started it"
+
         assert ErlBridge.await(request) == {:ok, %{"n" => 1}}
         assert_raise ArgumentError, ~r/is awaited once/, fn -> ErlBridge.await(request) end
         assert_raise ArgumentError, ~r/is awaited once/, fn -> ErlBridge.await!(request) end

@@ -15,7 +15,7 @@ defmodule ErlBridge.ClusterNodes do
   @cluster ErlBridge.ClusterNodes.Cluster
   @bridge ErlBridge.ClusterNodes.Bridge
   @cookie "cookie-of-the-tests"
-  @wait 30_000
+  @wait 60_000
   @here %{address: "127.0.0.1", command: []}
 
   # Ends the program when the port is closed, also where this BEAM is killed.
