@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import a, request
+from support import DEADLINE, a, request
 
 from erl_bridge import Bridge, Context, Stopped, etf
 from erl_bridge.app import table
@@ -58,7 +58,7 @@ def test_a_handler_is_served_without_a_process() -> None:
     served = InMemory(app)
     assert served.call("double", {"n": 21}) == (a("ok"), 1, 42)
     assert served.call("shutdown")[0] is a("ok")
-    served.thread.join(10)
+    served.thread.join(DEADLINE)
     assert not served.thread.is_alive()
 
 
@@ -79,7 +79,7 @@ def test_what_an_inline_handler_tells_goes_out_with_its_answer() -> None:
     with pytest.raises(Stopped):
         seen[0].progress(trial=2)
     served.client.close()
-    served.thread.join(10)
+    served.thread.join(DEADLINE)
 
 
 def test_an_inline_handler_that_fails_gives_its_best_result_so_far() -> None:
@@ -94,7 +94,7 @@ def test_an_inline_handler_that_fails_gives_its_best_result_so_far() -> None:
     _, _, error = served.call("fail")
     assert error[a("context")][a("best")] == {"score": 0.5}
     served.client.close()
-    served.thread.join(10)
+    served.thread.join(DEADLINE)
 
 
 def test_what_the_reader_sends_is_held_until_it_is_flushed_or_much_and_what_others_send_is_not() -> None:
@@ -108,7 +108,7 @@ def test_what_the_reader_sends_is_held_until_it_is_flushed_or_much_and_what_othe
     outbox.send(Reply(1, "held"), frozenset())
     other = threading.Thread(target=outbox.send, args=(Reply(2, "at once"), frozenset()))
     other.start()
-    other.join(10)
+    other.join(DEADLINE)
     assert sent() == [2]
     outbox.hold(Reply(3, "held"), frozenset())
     outbox.flush()
@@ -124,7 +124,7 @@ def test_a_sleep_lasts_as_long_as_it_should_or_until_the_work_is_stopped() -> No
     timer.start()
     with pytest.raises(Stopped):
         context.sleep(threading.TIMEOUT_MAX)
-    timer.join(10)
+    timer.join(DEADLINE)
     with pytest.raises(Stopped):
         context.sleep(threading.TIMEOUT_MAX)
 
@@ -142,10 +142,10 @@ def test_the_end_of_the_input_stops_what_runs() -> None:
 
     served = InMemory(app)
     served.client.write(pack(etf.encode(request(1, "wait"))))
-    assert started.wait(10)
+    assert started.wait(DEADLINE)
     served.client.close()
-    assert stopped.wait(10)
-    served.thread.join(10)
+    assert stopped.wait(DEADLINE)
+    served.thread.join(DEADLINE)
 
 
 def test_a_name_may_be_registered_once() -> None:
@@ -185,12 +185,12 @@ def test_a_request_is_answered_also_when_no_thread_can_be_had(monkeypatch: pytes
     assert error[a("error_type")] is a("overloaded")
     assert served.call("work") == (a("ok"), 1, "done")
     served.client.close()
-    served.thread.join(10)
+    served.thread.join(DEADLINE)
 
 
 def test_the_reader_is_told_whether_handlers_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     app, release = Bridge(), threading.Event()
-    app.handler("wait")(lambda payload, context: release.wait(10))
+    app.handler("wait")(lambda payload, context: release.wait(DEADLINE))
     seen: list[bool] = []
     read = MemoryTransport.read
 
@@ -207,4 +207,4 @@ def test_the_reader_is_told_whether_handlers_are_at_work(monkeypatch: pytest.Mon
     release.set()
     assert served.receive() == (a("ok"), 2, True)
     served.client.close()
-    served.thread.join(10)
+    served.thread.join(DEADLINE)
