@@ -4,8 +4,8 @@ defmodule ErlBridge.Request do
   process.
 
   Everything that comes back goes to an alias of that process, which the end of the request
-  revokes; where it was answered soon, the alias is the next one's too (`ErlBridge.Line`). So nothing
-  late ever lands in a mailbox, whether the request was answered, timed out, or its bridge died.
+  revokes, or is one reply for which there is a slot (`ErlBridge.Line`). So nothing late ever lands
+  in a mailbox, whether the request was answered, timed out, or its bridge died.
 
   A request that its worker had not sent to Python when it ended goes to another worker.
   """
@@ -44,7 +44,7 @@ defmodule ErlBridge.Request do
   @typedoc """
   A request under way; only the process that started it can await it. Its `body` says that so many
   milliseconds are `left`. Messages with `reply_to` come for it: to the alias that its `monitor` of the
-  worker is too, or to that of a `line`, beside which is the load of its worker.
+  worker is too, or one by the slot of a `line`, beside which is the load of its worker.
   """
   @type t :: %__MODULE__{
           route: Route.t(),
@@ -58,7 +58,7 @@ defmodule ErlBridge.Request do
           worker: pid | nil,
           reply_to: reference | nil,
           monitor: reference | nil,
-          line: {reference, Load.t()} | nil,
+          line: {Line.slot(), Load.t()} | nil,
           span: Span.t()
         }
 
@@ -113,14 +113,14 @@ defmodule ErlBridge.Request do
   and only then its worker is monitored.
   """
   @spec call_plainly(
-          {Route.t(), reference},
+          {Route.t(), Line.slot()},
           GenServer.server(),
           atom,
           map,
           map,
           {timeout, Deadline.t()}
         ) :: result | :not_plain
-  def call_plainly({route, reply_alias}, bridge, request_type, payload, options, times) do
+  def call_plainly({route, slot}, bridge, request_type, payload, options, times) do
     {timeout, deadline} = times
 
     with true <- plain?(payload, options, deadline),
@@ -132,7 +132,8 @@ defmodule ErlBridge.Request do
          {:ok, {worker, _load} = taken} <- Route.take_at_once(route, bytes) do
       span = began && plain_span(began, bytes, worker, route, bridge, request_type)
       reply_to = make_ref()
-      sent = to_worker(reply_to, reply_alias, bytes, deadline)
+      sent = to_worker(reply_to, slot, bytes, deadline)
+      Line.expect(slot)
       send(worker, {:request, sent, body})
 
       receive do
@@ -179,7 +180,7 @@ defmodule ErlBridge.Request do
       worker: worker,
       reply_to: sent.reply_to,
       monitor: Process.monitor(worker),
-      line: {sent.alias, load},
+      line: {sent.slot, load},
       span: span
     }
   end
@@ -391,7 +392,14 @@ defmodule ErlBridge.Request do
     {:done, {:error, ended(reason, request)}, request}
   end
 
-  defp too_late(request) do
+  defp too_late(%{line: {slot, _load}} = request) do
+    # Somebody else has it: the reply is there, or about to be.
+    if Line.take(slot), do: timed_out(request), else: next_frame(%{request | deadline: :infinity})
+  end
+
+  defp too_late(request), do: timed_out(request)
+
+  defp timed_out(request) do
     give_up(request)
     {:done, {:error, Error.timed_out(request.timeout)}, request}
   end
@@ -527,7 +535,7 @@ defmodule ErlBridge.Request do
 
   defp send_to(request, worker, reply_to, bytes) do
     sent = %{
-      to_worker(reply_to, reply_to, bytes, request.deadline)
+      to_worker(reply_to, bytes, request.deadline)
       | events?: is_map_key(request.options, :on_event),
         callbacks: callbacks(request.options, request.route),
         wanted: session(request.options)
@@ -547,14 +555,18 @@ defmodule ErlBridge.Request do
   usual.
   """
   @spec to_worker(reference) :: map
-  def to_worker(reply_to), do: to_worker(reply_to, reply_to, nil, :infinity)
+  def to_worker(reply_to), do: to_worker(reply_to, nil, :infinity)
 
-  defp to_worker(reply_to, reply_alias, bytes, deadline) do
+  defp to_worker(reply_to, bytes, deadline) do
+    {_no_slot, sent} = Map.pop!(to_worker(reply_to, nil, bytes, deadline), :slot)
+    Map.put(sent, :alias, reply_to)
+  end
+
+  defp to_worker(reply_to, slot, bytes, deadline) do
     %{
       reply_to: reply_to,
-      alias: reply_alias,
+      slot: slot,
       caller: self(),
-      monitor: nil,
       bytes: bytes,
       events?: false,
       callbacks: %{},
@@ -640,23 +652,20 @@ defmodule ErlBridge.Request do
 
   defp ended({:shutdown, %Error{} = error}, _request), do: error
 
-  defp ended(reason, request) when reason in [:killed, :noconnection],
-    do: Error.worker_ended(reason, request.worker)
+  defp ended(reason, request) when reason in [:normal, :shutdown],
+    do: Error.stopped(request.route.bridge)
 
-  defp ended(_reason, request), do: Error.stopped(request.route.bridge)
+  defp ended(reason, request), do: Error.worker_ended(reason, request.worker)
 
-  # What the alias has let through already is thrown away.
+  # What has come already is thrown away.
   defp forget(request) do
     hang_up(request)
     forget_name(request)
     flush(request.reply_to)
   end
 
-  # An alias that is a monitor too goes with it.
-  defp hang_up(%{monitor: monitor, line: line}) do
-    Process.demonitor(monitor, [:flush])
-    with {reply_alias, _load} <- line, do: :erlang.unalias(reply_alias)
-  end
+  # Its alias goes with the monitor.
+  defp hang_up(%{monitor: monitor}), do: Process.demonitor(monitor, [:flush])
 
   defp flush(reply_to) do
     receive do

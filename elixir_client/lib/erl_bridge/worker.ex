@@ -3,11 +3,14 @@ defmodule ErlBridge.Worker do
   The process that owns the port to one Python: it puts ids on requests, sees whom each frame is
   for, and hands it on.
 
-  What is under way is a value, `ErlBridge.Inflight`, and so is who waits for it, `ErlBridge.Callers`; frames are built and read by
-  `ErlBridge.Protocol`. Terms pass by this process: callers encode their requests and decode their
-  replies themselves. It watches its callers, so that work for a dead one is cancelled; it runs
-  the functions that Python calls, each in a linked process of its own; and when Python dies it
-  tells everybody who waits and ends. Its pool starts another then.
+  What is under way is a value, `ErlBridge.Inflight`; frames are built and read by `ErlBridge.Protocol`.
+  Terms pass by this process: callers encode their requests and decode their replies themselves. It
+  watches its callers, so that work for a dead one is cancelled; it runs the functions that Python
+  calls, each in a linked process of its own; and when Python dies it tells everybody who waits and
+  ends. Its pool starts another then.
+
+  It is a special process of OTP and no `GenServer`, as the way through one was a sixth of what the client adds
+  to a short request; `:sys` and supervisors find what they find there.
 
   Messages it takes, beside those of its port (`ErlBridge.Request` and `ErlBridge.Pool` send them):
 
@@ -18,15 +21,13 @@ defmodule ErlBridge.Worker do
     * `:tidy` - forget load that nobody will give back
     * `:drain` - finish what is in flight, and end
 
-  and those it gives, to the `alias` of a request: `{reply_to, :event | :final, frame}`,
+  and those it gives, to the `alias` of a request, or to its caller once where it has a `slot`: `{reply_to, :event | :final, frame}`,
   `{reply_to, :done, result}` where this side made the answer, or `{reply_to, :not_taken}` where
   the request was not sent to Python and another worker should have it. To its pool it says
   `{:up, worker, hello}` once, and `:room` when it has room again and somebody waits.
   """
 
-  use GenServer, restart: :temporary
-
-  alias ErlBridge.{Callback, Callers, Error, Inflight, Load, Protocol, Python, Vocabulary}
+  alias ErlBridge.{Callback, Error, Inflight, Line, Load, Protocol, Python, Vocabulary}
 
   require Logger
 
@@ -42,12 +43,12 @@ defmodule ErlBridge.Worker do
   # Not all options: they may hold keys of a provider, and a state is logged when its process
   # crashes.
   defstruct [
+    :parent,
     :python,
     :post,
     :shutdown_timeout,
     :idle_at,
-    inflight: Inflight.new(),
-    callers: Callers.new()
+    inflight: Inflight.new()
   ]
 
   @typedoc "Where a worker belongs: its pool, its load, and the count of the callers that wait for room."
@@ -116,30 +117,32 @@ defmodule ErlBridge.Worker do
 
   @doc "Answers a request with a result that this side made."
   @spec answer(map | nil, {:ok, term} | {:error, Error.t()}) :: :ok
-  def answer(%{reply_to: reply_to, alias: alias}, result) do
-    send(alias, {reply_to, :done, result})
-    :ok
-  end
+  def answer(%{reply_to: reply_to} = request, result),
+    do: tell(request, {reply_to, :done, result})
 
   def answer(_nobody, _result), do: :ok
 
   @doc "Hands a frame on to who waits for it, or what a node that is Python sent in the place of one."
   @spec forward(map | nil, :event | :final, binary | map) :: :ok
-  def forward(%{reply_to: reply_to, alias: alias}, kind, frame) do
-    send(alias, {reply_to, kind, frame})
-    :ok
-  end
+  def forward(%{reply_to: reply_to} = request, kind, frame),
+    do: tell(request, {reply_to, kind, frame})
 
   def forward(_nobody, _kind, _frame), do: :ok
 
   @doc "Has another worker take a request, which this one did not send."
   @spec refuse(map | nil) :: :ok
-  def refuse(%{reply_to: reply_to, alias: alias}) do
-    send(alias, {reply_to, :not_taken})
+  def refuse(%{reply_to: reply_to} = request), do: tell(request, {reply_to, :not_taken})
+  def refuse(_nobody), do: :ok
+
+  defp tell(%{slot: slot, caller: caller}, message) do
+    if Line.take(slot), do: send(caller, message)
     :ok
   end
 
-  def refuse(_nobody), do: :ok
+  defp tell(%{alias: alias}, message) do
+    send(alias, message)
+    :ok
+  end
 
   @doc "Has others take the requests that the calling process has not seen yet."
   @spec refuse_unsent() :: :ok
@@ -154,105 +157,147 @@ defmodule ErlBridge.Worker do
   end
 
   @doc false
-  def start_link(arguments),
-    do: GenServer.start_link(__MODULE__, arguments, spawn_opt: [min_heap_size: @heap_words])
+  def child_spec(arguments),
+    do: %{id: __MODULE__, start: {__MODULE__, :start_link, [arguments]}, restart: :temporary}
+
+  @doc false
+  def start_link(arguments) do
+    options = [min_heap_size: @heap_words]
+    :proc_lib.start_link(__MODULE__, :init, [self(), arguments], :infinity, options)
+  end
 
   ## The process
 
-  @impl true
-  def init({options_in, post}) do
+  @doc false
+  def init(parent, {options_in, post}) do
     Process.flag(:trap_exit, true)
     Vocabulary.atoms()
-    {:ok, %__MODULE__{post: post}, {:continue, {:start, options_in}}}
-  end
-
-  @impl true
-  def handle_continue({:start, options_in}, state) do
+    :proc_lib.init_ack({:ok, self()})
     options = options_in.()
 
     case Python.start(options) do
       {:ok, python} ->
         Process.send_after(self(), {:no_hello, options.start_timeout}, options.start_timeout)
-        {:noreply, %{state | python: python, shutdown_timeout: options.shutdown_timeout}}
+        timeout = options.shutdown_timeout
+        serve(%__MODULE__{parent: parent, post: post, python: python, shutdown_timeout: timeout})
 
       {:error, error} ->
-        {:stop, {:shutdown, error}, state}
+        exit({:shutdown, error})
     end
   end
 
-  @impl true
-  def handle_info({:request, request, body}, state),
-    do: {:noreply, send_request(state, request, body)}
+  defp serve(%{parent: parent, python: %{port: port}} = state) do
+    receive do
+      {:request, request, body} ->
+        state |> send_request(request, body) |> serve()
 
-  def handle_info({port, {:data, frame}}, %{python: %{port: port, hello: nil}} = state) do
-    case Python.greet(state.python, frame) do
+      {^port, {:data, frame}} ->
+        state |> take_frame(frame) |> go_on()
+
+      {:EXIT, ^parent, reason} ->
+        stop(reason, state)
+
+      {:system, from, request} ->
+        :sys.handle_system_msg(request, from, parent, __MODULE__, [], state)
+
+      message ->
+        message |> handle(state) |> go_on()
+    end
+  end
+
+  defp go_on({:stop, reason, state}), do: stop(reason, state)
+  defp go_on(state), do: serve(state)
+
+  defp stop(reason, state) do
+    terminate(state)
+    exit(reason)
+  end
+
+  @doc false
+  def system_continue(_parent, _debug, state), do: serve(state)
+
+  @doc false
+  def system_terminate(reason, _parent, _debug, state), do: stop(reason, state)
+
+  @doc false
+  def system_get_state(state), do: {:ok, state}
+
+  @doc false
+  def system_replace_state(replace, state) do
+    state = replace.(state)
+    {:ok, state, state}
+  end
+
+  @doc false
+  def system_code_change(state, _module, _old_version, _extra), do: {:ok, state}
+
+  defp take_frame(%{python: %{hello: nil} = python} = state, frame) do
+    case Python.greet(python, frame) do
       {:ok, python} ->
         send(state.post.pool, {:up, self(), python.hello})
-        {:noreply, %{state | python: python}}
+        %{state | python: python}
 
       {:error, error} ->
         {:stop, {:shutdown, error}, %{state | python: nil}}
     end
   end
 
-  def handle_info({port, {:data, frame}}, %{python: %{port: port}} = state),
-    do: {:noreply, handle_frame(state, Protocol.peek(frame), frame)}
+  defp take_frame(state, frame), do: handle_frame(state, Protocol.peek(frame), frame)
 
-  def handle_info({:cast, request, body}, state),
-    do: {:noreply, send_own(state, body, request.bytes)}
+  # The state after another message, or how it ends.
+  defp handle({:cast, request, body}, state), do: send_own(state, body, request.bytes)
 
-  def handle_info({:cancel, request, reply_to}, state) do
-    case Inflight.id_of(state.inflight, :reply_to, reply_to) do
+  defp handle({:cancel, request, reply_to}, state) do
+    case Inflight.id_of(state.inflight, reply_to) do
       nil ->
         answer(request, {:ok, %{cancelled: false}})
-        {:noreply, state}
+        state
 
       id ->
-        {:noreply, send_request(state, request, cancellation(id))}
+        send_request(state, request, cancellation(id))
     end
   end
 
-  def handle_info({:abandon, reply_to}, state),
-    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :reply_to, reply_to))}
+  defp handle({:abandon, reply_to}, state),
+    do: abandon(state, Inflight.id_of(state.inflight, reply_to))
 
-  def handle_info({:DOWN, _monitor, :process, caller, _reason}, state),
-    do: {:noreply, caller_died(state, caller)}
+  defp handle({:DOWN, _monitor, :process, caller, _reason}, state),
+    do: caller_died(state, caller)
 
-  def handle_info({port, {:exit_status, status}}, %{python: %{port: port}} = state),
+  defp handle({port, {:exit_status, status}}, %{python: %{port: port}} = state),
     do: python_died(state, status)
 
   # Without an exit status: writing to a Python that reads no more closes the port first.
-  def handle_info({:EXIT, port, _reason}, %{python: %{port: port}} = state),
+  defp handle({:EXIT, port, _reason}, %{python: %{port: port}} = state),
     do: python_died(state, nil)
 
-  def handle_info({:piece, task, body}, state), do: {:noreply, pass_on(state, task, body)}
+  defp handle({:piece, task, body}, state), do: pass_on(state, task, body)
 
-  def handle_info({:answer, task, body}, state), do: {:noreply, answer_call(state, task, body)}
+  defp handle({:answer, task, body}, state), do: answer_call(state, task, body)
 
-  def handle_info(:tidy, state), do: {:noreply, tidy(state)}
+  defp handle(:tidy, state), do: tidy(state)
 
-  def handle_info(:drain, state), do: {:stop, :shutdown, state}
+  defp handle(:drain, state), do: {:stop, :shutdown, state}
 
-  def handle_info({:no_hello, timeout}, %{python: %{hello: nil}} = state) do
+  defp handle({:no_hello, timeout}, %{python: %{hello: nil}} = state) do
     error = Error.no_hello(timeout, Python.kill(state.python))
     {:stop, {:shutdown, error}, %{state | python: nil}}
   end
 
-  def handle_info({:EXIT, stderr, reason}, %{python: %{stderr: stderr}} = state),
+  defp handle({:EXIT, stderr, reason}, %{python: %{stderr: stderr}} = state),
     do: {:stop, reason, state}
 
-  def handle_info({:EXIT, task, reason}, state) when is_pid(task),
-    do: {:noreply, task_died(state, task, reason)}
+  defp handle({:EXIT, task, reason}, state) when is_pid(task),
+    do: task_died(state, task, reason)
 
-  def handle_info(_late_message_of_a_closed_port, state), do: {:noreply, state}
+  defp handle(_late_message_of_a_closed_port, state), do: state
 
   # Requests
 
   defp send_request(state, request, body) do
-    callers = Callers.join(state.callers, request.caller)
     {id, inflight} = Inflight.add(state.inflight, request)
     Python.write(state.python, Protocol.frame(id, body))
-    %{state | inflight: inflight, callers: callers}
+    %{state | inflight: inflight}
   end
 
   defp send_own(state, body, bytes \\ nil) do
@@ -264,32 +309,25 @@ defmodule ErlBridge.Worker do
   defp abandon(state, nil), do: state
 
   defp abandon(state, id) do
-    {request, tasks, inflight} = Inflight.abandon(state.inflight, id)
-    callers = release(state.callers, request, tasks)
-    send_own(%{state | inflight: inflight, callers: callers}, cancellation(id))
+    {_request, tasks, inflight} = Inflight.abandon(state.inflight, id)
+    kill(tasks)
+    send_own(%{state | inflight: inflight}, cancellation(id))
   end
 
   defp caller_died(state, caller) do
-    {waited?, callers} = Callers.ended(state.callers, caller)
-    ids = if waited?, do: Inflight.ids_of(state.inflight, caller), else: []
-    Enum.reduce(ids, %{state | callers: callers}, &abandon(&2, &1))
+    {ids, inflight} = Inflight.ended(state.inflight, caller)
+    Enum.reduce(ids, %{state | inflight: inflight}, &abandon(&2, &1))
   end
 
   defp cancellation(id), do: own_body(:cancel, %{message_id: id})
   defp own_body(type, payload), do: Protocol.body(Protocol.encode(type, payload), %{})
 
-  defp release(callers, request, tasks) do
-    if tasks != [], do: Enum.each(tasks, &Process.exit(&1, :kill))
-
-    case request do
-      %{caller: caller} -> Callers.leave(callers, caller)
-      _nobody -> callers
-    end
-  end
+  defp kill([]), do: :ok
+  defp kill(tasks), do: Enum.each(tasks, &Process.exit(&1, :kill))
 
   defp tidy(state) do
     idle_at = forget_load(state.post, Inflight.idle?(state.inflight), state.idle_at)
-    %{state | idle_at: idle_at, callers: Callers.forget_idle(state.callers)}
+    %{state | idle_at: idle_at, inflight: Inflight.forget_idle(state.inflight)}
   end
 
   # Frames
@@ -298,7 +336,8 @@ defmodule ErlBridge.Worker do
     {request, tasks, inflight} = Inflight.finish(state.inflight, id)
     forward(request, :final, frame)
     make_room(state.post, request && request.bytes)
-    %{state | inflight: inflight, callers: release(state.callers, request, tasks)}
+    kill(tasks)
+    %{state | inflight: inflight}
   end
 
   defp handle_frame(state, {:event, id}, frame) do
@@ -371,12 +410,11 @@ defmodule ErlBridge.Worker do
   defp answer_awaited(state, error),
     do: Enum.each(Inflight.awaited(state.inflight), &answer(&1, {:error, error}))
 
-  @impl true
-  def terminate(_reason, %{python: nil}), do: :ok
+  defp terminate(%{python: nil}), do: :ok
 
-  def terminate(_reason, %{python: %{hello: nil} = python}), do: Python.kill(python)
+  defp terminate(%{python: %{hello: nil} = python}), do: Python.kill(python)
 
-  def terminate(_reason, state) do
+  defp terminate(state) do
     deadline = System.monotonic_time(:millisecond) + state.shutdown_timeout + @goodbye_ms
     Load.close(state.post.load)
 
@@ -398,8 +436,11 @@ defmodule ErlBridge.Worker do
       {:EXIT, ^port, _reason} ->
         ended(state, Error.crashed(python.os_pid, nil, Python.kill(python)))
 
+      {^port, {:data, frame}} ->
+        state |> take_frame(frame) |> drain_until(deadline)
+
       message ->
-        message |> handle_info(state) |> elem_state() |> drain_until(deadline)
+        message |> handle(state) |> still() |> drain_until(deadline)
     after
       max(deadline - System.monotonic_time(:millisecond), 0) ->
         Python.kill(python)
@@ -418,6 +459,7 @@ defmodule ErlBridge.Worker do
     Load.settle(state.post.load)
   end
 
-  defp elem_state({:noreply, state}), do: state
-  defp elem_state({:stop, _reason, state}), do: state
+  # It ends already.
+  defp still({:stop, _reason, state}), do: state
+  defp still(state), do: state
 end

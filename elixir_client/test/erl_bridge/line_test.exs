@@ -3,7 +3,7 @@ defmodule ErlBridge.LineTest do
   use ExUnit.Case, async: true
   doctest ErlBridge.Line
 
-  alias ErlBridge.{Error, Line, Live, Load, Request, Route, Testing}
+  alias ErlBridge.{Error, Line, Live, Load, Request, Route, Testing, Worker}
 
   defp answering(answer),
     do:
@@ -24,7 +24,7 @@ defmodule ErlBridge.LineTest do
 
   defp line, do: Process.get(Line)
 
-  defp alias_of({_bridge, _edition, _route, reply_alias}), do: reply_alias
+  defp slot_of({_bridge, _edition, _route, slot}), do: slot
 
   defp worker(bridge) do
     {:ok, %Route{workers: {{worker, _load}}}} = Route.lookup(bridge)
@@ -40,7 +40,7 @@ defmodule ErlBridge.LineTest do
     end
   end
 
-  test "requests to one bridge keep the line, those to another the alias" do
+  test "requests to one bridge keep the line, those to another the slot" do
     [one, other] = [answering(:one), answering(:other)]
 
     assert ErlBridge.call(one, :ask) == {:ok, :one}
@@ -49,8 +49,8 @@ defmodule ErlBridge.LineTest do
     assert line() == first
 
     assert ErlBridge.call(other, :ask) == {:ok, :other}
-    assert {^other, _edition, _route, _alias} = line()
-    assert alias_of(line()) == alias_of(first)
+    assert {^other, _edition, _route, _slot} = line()
+    assert slot_of(line()) == slot_of(first)
     assert ErlBridge.call(one, :ask) == {:ok, :one}
   end
 
@@ -121,6 +121,54 @@ defmodule ErlBridge.LineTest do
     ErlBridge.Telemetry.detach(:line_test)
   end
 
+  describe "a request that has waited until its deadline" do
+    setup do
+      {:ok, {route, slot}} = Line.open(answering(:too_late))
+      Line.expect(slot)
+      reply_to = make_ref()
+
+      request = %Request{
+        route: route,
+        encoded: [],
+        bytes: 1,
+        options: %{},
+        timeout: 1,
+        deadline: System.monotonic_time(:millisecond) - 60_000,
+        worker: self(),
+        reply_to: reply_to,
+        monitor: make_ref(),
+        line: {slot, Load.new()}
+      }
+
+      %{request: request, sent: %{reply_to: reply_to, slot: slot, caller: self()}}
+    end
+
+    test "still gets the reply that somebody was about to send", %{request: request, sent: sent} do
+      assert Line.take(sent.slot)
+
+      spawn_link(fn ->
+        await_waiting(sent.caller)
+        send(sent.caller, {sent.reply_to, :done, {:ok, :in_time}})
+      end)
+
+      assert Request.await(request) == {:ok, :in_time}
+    end
+
+    test "gets none that is sent later", %{request: request, sent: sent} do
+      assert {:error, %Error{type: :timeout_error}} = Request.await(request)
+      assert_received {:abandon, _reply_to}
+      Worker.answer(sent, {:ok, :late})
+      assert Live.mailbox() == []
+    end
+  end
+
+  defp await_waiting(pid) do
+    unless Process.info(pid, :status) == {:status, :waiting} do
+      Process.sleep(1)
+      await_waiting(pid)
+    end
+  end
+
   describe "a worker that is gone" do
     setup do
       bridge = Live.start!()
@@ -132,11 +180,11 @@ defmodule ErlBridge.LineTest do
     end
 
     defp call_plainly(route, bridge) do
-      {:ok, {_route, reply_alias}} = Line.open(bridge)
+      {:ok, {_route, slot}} = Line.open(bridge)
       options = %{callbacks: %{}, metadata: %{}}
       deadline = ErlBridge.Deadline.after_timeout(30_000)
       times = {30_000, deadline}
-      Request.call_plainly({route, reply_alias}, bridge, :ping, %{n: 1}, options, times)
+      Request.call_plainly({route, slot}, bridge, :ping, %{n: 1}, options, times)
     end
 
     test "and had an answer for all that came to it has its request sent to another", context do
@@ -167,5 +215,25 @@ defmodule ErlBridge.LineTest do
 
     assert {:error, %Error{type: :process_crashed, context: %{worker: ^worker}}} =
              Task.await(task, :infinity)
+  end
+
+  test "a worker that fails is heard of, by who waits and in the log" do
+    bridge = Live.start!()
+    worker = worker(bridge)
+
+    log =
+      ExUnit.CaptureLog.capture_log(fn ->
+        task = Task.async(fn -> ErlBridge.call(bridge, :wait, %{}) end)
+        await_monitored(task.pid, worker)
+        :sys.replace_state(worker, &%{&1 | inflight: :broken})
+        send(worker, {:abandon, make_ref()})
+
+        assert {:error, %Error{type: :process_crashed, context: %{worker: ^worker}}} =
+                 Task.await(task, 60_000)
+
+        assert {:ok, %{n: 1}} = ErlBridge.call(bridge, :ping, %{n: 1}, idempotent: true)
+      end)
+
+    assert log =~ "the worker ended: an exception was raised"
   end
 end

@@ -134,7 +134,8 @@ defmodule ErlBridge.Bert.Worker do
 
   defp own_body(type, payload), do: Protocol.body(Protocol.encode(type, payload), %{})
 
-  defp watch(%{caller: caller} = request), do: %{request | monitor: Process.monitor(caller)}
+  defp watch(%{caller: caller} = request),
+    do: Map.put(request, :monitor, Process.monitor(caller))
 
   defp ask(state, kind, request, body) do
     {channel, open?, idle} = channel(state)

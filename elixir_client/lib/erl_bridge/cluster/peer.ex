@@ -113,7 +113,7 @@ defmodule ErlBridge.Cluster.Peer do
   end
 
   def handle_info({:cancel, request, reply_to}, state) do
-    case Inflight.id_of(state.inflight, :reply_to, reply_to) do
+    case Inflight.id_of(state.inflight, reply_to) do
       nil ->
         Worker.answer(request, {:ok, %{cancelled: false}})
         {:noreply, state}
@@ -124,7 +124,7 @@ defmodule ErlBridge.Cluster.Peer do
   end
 
   def handle_info({:abandon, reply_to}, state),
-    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :reply_to, reply_to))}
+    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, reply_to))}
 
   ## What the other side sends
 
@@ -139,8 +139,10 @@ defmodule ErlBridge.Cluster.Peer do
   def handle_info({:DOWN, monitor, :process, _it, reason}, %{monitor: monitor} = state),
     do: lose(state, reason)
 
-  def handle_info({:DOWN, monitor, :process, _caller, _reason}, state),
-    do: {:noreply, abandon(state, Inflight.id_of(state.inflight, :monitor, monitor))}
+  def handle_info({:DOWN, _monitor, :process, caller, _reason}, state) do
+    {ids, inflight} = Inflight.ended(state.inflight, caller)
+    {:noreply, Enum.reduce(ids, %{state | inflight: inflight}, &abandon(&2, &1))}
+  end
 
   ## What happens here
 
@@ -170,7 +172,6 @@ defmodule ErlBridge.Cluster.Peer do
   # Requests
 
   defp begin(%{phase: :up} = state, request, send_off) do
-    request = %{request | monitor: Process.monitor(request.caller)}
     {id, inflight} = Inflight.add(state.inflight, request)
     state = %{state | inflight: inflight}
     if send_off.(id) == :noconnect, do: not_taken(state, id), else: state
@@ -186,18 +187,13 @@ defmodule ErlBridge.Cluster.Peer do
   defp abandon(state, nil), do: state
 
   defp abandon(state, id) do
-    {request, tasks, inflight} = Inflight.abandon(state.inflight, id)
-    release(request, tasks)
+    {_request, tasks, inflight} = Inflight.abandon(state.inflight, id)
+    kill(tasks)
     Far.abandon(state.far, id)
     %{state | inflight: inflight}
   end
 
-  defp release(request, tasks) do
-    with %{monitor: monitor} when monitor != nil <- request,
-         do: Process.demonitor(monitor, [:flush])
-
-    Enum.each(tasks, &Process.exit(&1, :kill))
-  end
+  defp kill(tasks), do: Enum.each(tasks, &Process.exit(&1, :kill))
 
   defp give_back(state, request) do
     with %{bytes: bytes} when is_integer(bytes) <- request,
@@ -237,7 +233,7 @@ defmodule ErlBridge.Cluster.Peer do
 
   defp finish(state, id, tell) do
     {request, tasks, inflight} = Inflight.finish(state.inflight, id)
-    release(request, tasks)
+    kill(tasks)
     give_back(state, request)
     tell.(request)
     %{state | inflight: inflight}
@@ -302,12 +298,11 @@ defmodule ErlBridge.Cluster.Peer do
     error = Error.node_lost(state.node, reason)
 
     for request <- requests do
-      release(request, [])
       give_back(state, request)
       Worker.answer(request, {:error, error})
     end
 
-    release(nil, tasks)
+    kill(tasks)
     tell_down(state, reason)
     send(state.members, {:settled, self()})
     reconnect(%{state | phase: :down, asked?: false, inflight: inflight})
@@ -332,6 +327,8 @@ defmodule ErlBridge.Cluster.Peer do
   # Room that is taken while nothing is in flight was taken by a caller that was killed before it
   # could send.
   defp tidy(state) do
+    state = %{state | inflight: Inflight.forget_idle(state.inflight)}
+
     if Inflight.idle?(state.inflight) and Load.requests(state.load) > 0 do
       if state.idle_ticks + 1 == @idle_ticks, do: Load.clear(state.load)
       %{state | idle_ticks: rem(state.idle_ticks + 1, @idle_ticks)}

@@ -71,7 +71,7 @@ defmodule ErlBridge.Testing.Worker do
   def handle_call(:requests, _from, state), do: {:reply, Enum.reverse(state.received), state}
 
   def handle_call({:reply, ref, answer}, _from, state) do
-    case Inflight.id_of(state.inflight, :reply_to, ref) do
+    case Inflight.id_of(state.inflight, ref) do
       nil -> {:reply, false, state}
       id -> {:reply, true, finish(state, id, answer)}
     end
@@ -96,26 +96,25 @@ defmodule ErlBridge.Testing.Worker do
   def handle_call(:rolling_restart, _from, state), do: {:reply, :ok, state}
 
   @impl true
-  def handle_info({:request, request, body}, state) do
-    request = Map.put(request, :monitor, Process.monitor(request.caller))
-    {:noreply, run(state, request, body)}
-  end
+  def handle_info({:request, request, body}, state), do: {:noreply, run(state, request, body)}
 
   def handle_info({:cast, request, body}, state),
     do: {:noreply, run(state, Map.take(request, [:bytes]), body)}
 
   def handle_info({:cancel, request, reply_to}, state) do
-    id = Inflight.id_of(state.inflight, :reply_to, reply_to)
+    id = Inflight.id_of(state.inflight, reply_to)
     Worker.answer(request, {:ok, %{cancelled: id != nil}})
     error = %Error{type: :cancelled, message: "the request was cancelled"}
     {:noreply, if(id, do: finish(state, id, {:error, error}), else: state)}
   end
 
   def handle_info({:abandon, reply_to}, state),
-    do: {:noreply, drop(state, Inflight.id_of(state.inflight, :reply_to, reply_to))}
+    do: {:noreply, drop(state, Inflight.id_of(state.inflight, reply_to))}
 
-  def handle_info({:DOWN, monitor, :process, _caller, _reason}, state),
-    do: {:noreply, drop(state, Inflight.id_of(state.inflight, :monitor, monitor))}
+  def handle_info({:DOWN, _monitor, :process, caller, _reason}, state) do
+    {ids, inflight} = Inflight.ended(state.inflight, caller)
+    {:noreply, Enum.reduce(ids, %{state | inflight: inflight}, &drop(&2, &1))}
+  end
 
   def handle_info({:answer, task, answer}, state), do: {:noreply, answered(state, task, answer)}
 
@@ -221,7 +220,6 @@ defmodule ErlBridge.Testing.Worker do
     {request, _tasks, inflight} = Inflight.finish(state.inflight, id)
     {ended, tasks} = Enum.split_with(state.tasks, fn {_task, of} -> of == id end)
     for {task, _id} <- ended, do: Process.exit(task, :kill)
-    with %{monitor: monitor} <- request, do: Process.demonitor(monitor, [:flush])
     with %{bytes: bytes} when is_integer(bytes) <- request, do: Load.give_back(state.load, bytes)
 
     Worker.forward(request, :final, frame(id, answer))
