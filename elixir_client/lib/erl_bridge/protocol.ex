@@ -43,6 +43,9 @@ defmodule ErlBridge.Protocol do
   @type glimpse ::
           {:final, id} | {:event, id} | {:call, term, id} | {:refused, Error.t()} | :unreadable
 
+  # What is no longer is encoded in one piece.
+  @copied 65_536
+
   @first_id 256
   @last_id 0x7FFFFFFF
   @version 131
@@ -107,9 +110,15 @@ defmodule ErlBridge.Protocol do
     pairs
   end
 
+  # The pieces are so that no large binary is copied. But each of more than 64 bytes would be one.
   defp pairs(map) do
-    [<<@version, @map, count::32, pairs::binary>> | rest] = :erlang.term_to_iovec(map)
-    {count, [pairs | rest]}
+    if :erlang.external_size(map) <= @copied do
+      <<@version, @map, count::32, pairs::binary>> = :erlang.term_to_binary(map)
+      {count, pairs}
+    else
+      [<<@version, @map, count::32, pairs::binary>> | rest] = :erlang.term_to_iovec(map)
+      {count, [pairs | rest]}
+    end
   end
 
   defp without_version(term) do

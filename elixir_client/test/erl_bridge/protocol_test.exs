@@ -6,6 +6,13 @@ defmodule ErlBridge.ProtocolTest do
   alias ErlBridge.{Error, Protocol}
 
   describe "a request" do
+    test "what is short is encoded in one piece, and a large binary is not copied" do
+      assert is_binary(Protocol.encode(:ping, %{text: String.duplicate("x", 1_000)}))
+
+      large = String.duplicate("x", 100_000)
+      assert [_before, ^large | _after] = Protocol.encode(:ping, %{text: large})
+    end
+
     test "is a map of four keys with the id put in later" do
       request = decode(Protocol.frame(77_777, body(:embed, %{texts: ["a"]}, %{timeout_ms: 5})))
 
