@@ -307,10 +307,3 @@ def flood(payload: Any, context: Context) -> Any:
     """Send events until nobody wants them."""
     while True:
         context.progress(text="x" * 100_000)
-
-
-@app.handler("nap")
-def nap(payload: Any, context: Context) -> Any:
-    context.progress(phase="resting")
-    context.sleep(payload["seconds"])
-    return "rested"

@@ -19,8 +19,9 @@ from openai_server import OpenAIServer
 from support import BridgeProcess, a, keys
 from test_dspy_support import Client
 
-from erl_bridge.handlers.dspy import jobs, predict
+from erl_bridge.handlers.dspy import in_flight, jobs, predict
 from erl_bridge.handlers.dspy.lm_store import DAY, FILE, Store, key_of
+from erl_bridge.jobs import process
 
 QA = "question -> answer"
 
@@ -272,9 +273,10 @@ CANCELLED = [
 def test_an_optimization_that_is_cancelled_goes_on_where_it_was(
     server: OpenAIServer, config: dict[str, Any], samples: int
 ) -> None:
+    assert in_flight.GRACE < process.TERM_TO_KILL  # where a job has as long as usual
     server.default = {"fields": {"parity": "even"}}
     payload = {**PARITY, "lm": server.lm, "config": config}
-    with BridgeProcess() as bridge:
+    with BridgeProcess("--app", "patient_app:app", cwd=Path(__file__).parent) as bridge:
         request = bridge.send("optimize_signature", payload)
         assert server.wait(calls=20)
         bridge.ok("cancel", {a("message_id"): request})

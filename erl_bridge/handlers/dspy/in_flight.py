@@ -43,12 +43,12 @@ def call() -> Iterator[None]:
             _changed.notify_all()
 
 
-def come_home(seconds: float = GRACE) -> None:
-    """Begin no call any more, and wait until those under way have ended, or ``seconds`` have passed."""
+def come_home() -> None:
+    """Begin no call any more, and wait until those under way have ended, or for :data:`GRACE`."""
     global _closed
     with _changed:
         _closed = True
-        _changed.wait_for(lambda: _under_way == 0, seconds)
+        _changed.wait_for(lambda: _under_way == 0, GRACE)
         _closed = False
 
 
