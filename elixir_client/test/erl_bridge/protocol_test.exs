@@ -6,7 +6,7 @@ defmodule ErlBridge.ProtocolTest do
   alias ErlBridge.{Error, Protocol}
 
   describe "a request" do
-    test "what is short is encoded in one piece, and a large binary is not copied" do
+    test "is encoded in one piece where it is short, and a large binary in it is not copied" do
       assert is_binary(Protocol.encode(:ping, %{text: String.duplicate("x", 1_000)}))
 
       large = String.duplicate("x", 100_000)
