@@ -77,6 +77,25 @@ def tell(payload: Any, context: Context) -> str:
     return "told"
 
 
+@app.handler("ask", run="inline")
+def ask(payload: Any, context: Context) -> Any:
+    return context.call("f", [payload])
+
+
+kept: list[Context] = []
+
+
+@app.handler("keep", run="inline")
+def keep(payload: Any, context: Context) -> None:
+    kept.append(context)
+
+
+@app.handler("use_kept", run="inline")
+def use_kept(payload: Any, context: Context) -> Any:
+    """Tell something of a request that has been answered."""
+    kept.pop().progress(done=1)
+
+
 @app.handler("see", run="inline")
 def see(payload: Any, context: Context) -> Any:
     due = context.remaining()
@@ -184,13 +203,10 @@ SERVED = {2, 5, 7, 11, 12, 19, 31, 33}
 
 
 def test_what_a_handler_does_wrong_is_told_alike() -> None:
-    got = agree(request(1, "fail", {"best": 1}), request(2, "invent"), request(3, "object"), request(4, "echo"))
-    assert {number: reply[0][0] for number, reply in got.items()} == {
-        "1": a("error"),
-        "2": a("error"),
-        "3": a("error"),
-        "4": a("ok"),
-    }
+    wrong = [request(1, "fail", {"best": 1}), request(2, "invent"), request(3, "object"), request(4, "ask")]
+    got = agree(*wrong, request(5, "keep"), request(6, "use_kept"), request(7, "echo"))
+    told = {number: reply[0] for number, (reply,) in got.items()}
+    assert told == dict.fromkeys("12346", a("error")) | dict.fromkeys("57", a("ok"))
     assert keys(keys(got["1"][0][1])["context"])["best"] == {"best": 1}
 
 

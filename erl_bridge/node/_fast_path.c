@@ -56,12 +56,9 @@ static int give_id(FastPath *self, const FoundCall *call, PyObject *term, PyObje
 
 static PyObject *origin_of(FastPath *self, const FoundCall *call)
 {
-    PyTypeObject *kind = (PyTypeObject *)origin_type;
-    PyObject *found = kind->tp_alloc(kind, 0);
-    if (!found) return NULL;
-    PyObject *const values[] = {self->given.bridge, call->node, call->caller, call->tag, call->alias};
-    for (int i = 0; i < ORIGIN_SLOTS; i++) *slot_of(found, origin[i]) = Py_NewRef(values[i]);
-    return found;
+    PyObject *const values[] = {Py_NewRef(self->given.bridge), Py_NewRef(call->node), Py_NewRef(call->caller),
+                                Py_NewRef(call->tag), Py_NewRef(call->alias)};
+    return of_slots(origin_type, origin, values, ORIGIN_SLOTS);
 }
 
 static PyObject *request_of(FastPath *self, const FoundCall *call)
@@ -141,18 +138,21 @@ static int begin_anew(FastPath *self)
 /* The frame that answers the request, or the request and the message that others are to answer it with. */
 static PyObject *answer_request(FastPath *self, const FoundCall *call, PyObject *request, PyObject *handler)
 {
-    PyObject *message = PyObject_CallFunctionObjArgs(handler, self->given.client, request, NULL);
-    if (!message) return NULL;
+    int is_result;
+    PyObject *answer = answer_of(handler, self->given.client, request, &is_result);
+    if (!answer) return NULL;
     PyObject *frame = NULL, *buffer = self->frame;
-    if (buffer && Py_IS_TYPE(message, (PyTypeObject *)its.reply_type)) {
+    if (buffer && is_result) {
         self->frame = NULL;
-        frame = frame_of(self, call, buffer, request, *slot_of(message, its.reply_result));
+        frame = frame_of(self, call, buffer, request, answer);
         self->frame = buffer;
         if (!frame) PyErr_Clear(); /* it is met again */
         if (PyByteArray_GET_SIZE(buffer) > 2 * FRAGMENT && begin_anew(self) < 0) Py_CLEAR(frame);
     }
-    if (!frame && !PyErr_Occurred()) frame = PyTuple_Pack(2, request, message);
-    Py_DECREF(message);
+    PyObject *message = frame || PyErr_Occurred() ? NULL : message_of(request, answer, is_result);
+    if (message) frame = PyTuple_Pack(2, request, message);
+    Py_XDECREF(message);
+    Py_DECREF(answer);
     return frame;
 }
 

@@ -217,30 +217,37 @@ static int flush(FastPath *self)
     return PyByteArray_GET_SIZE(self->answers) > 2 * WRITE_SIZE ? begin_anew(self) : 0;
 }
 
-/* Answers a request with the message of its handler, or leaves it to others: a failure, a result that cannot be sent. */
-static int answer_with(FastPath *self, PyObject *request, PyObject *message)
+static int hand_over(FastPath *self, PyObject *received, PyObject *message)
 {
-    if (message == Py_None) return 0; /* it comes later */
-    if (Py_IS_TYPE(message, (PyTypeObject *)its.reply_type)) {
-        if (add_answer(self, request, *slot_of(message, its.reply_result)) == 0) {
-            return self->used < WRITE_SIZE ? 0 : flush(self);
-        }
-        PyErr_Clear(); /* it is met again */
-    }
-    PyObject *nothing = PyObject_CallFunctionObjArgs(self->given.hand_over, request, message, NULL);
+    PyObject *nothing = PyObject_CallFunctionObjArgs(self->given.hand_over, received, message, NULL);
     Py_XDECREF(nothing);
     return nothing ? 0 : -1;
+}
+
+/* Answers a request with what its handler says, or leaves it to others: a failure, a result that cannot be sent. */
+static int answer_with(FastPath *self, PyObject *request, PyObject *answer, int is_result)
+{
+    if (is_result) {
+        if (add_answer(self, request, answer) == 0) return self->used < WRITE_SIZE ? 0 : flush(self);
+        PyErr_Clear(); /* it is met again */
+    } else if (answer == Py_None) {
+        return 0; /* it comes later */
+    }
+    PyObject *message = message_of(request, answer, is_result);
+    int status = message ? hand_over(self, request, message) : -1;
+    Py_XDECREF(message);
+    return status;
 }
 
 static int serve(FastPath *self, PyObject *received)
 {
     PyObject *handler = handler_of(self, received);
-    if (!handler && PyErr_Occurred()) return -1;
-    PyObject *message = handler ? PyObject_CallFunctionObjArgs(handler, self->given.client, received, NULL)
-                                : PyObject_CallFunctionObjArgs(self->given.hand_over, received, Py_None, NULL);
-    int status = !message ? -1 : handler ? answer_with(self, received, message) : 0;
-    Py_XDECREF(handler);
-    Py_XDECREF(message);
+    if (!handler) return PyErr_Occurred() ? -1 : hand_over(self, received, Py_None);
+    int is_result;
+    PyObject *answer = answer_of(handler, self->given.client, received, &is_result);
+    int status = answer ? answer_with(self, received, answer, is_result) : -1;
+    Py_DECREF(handler);
+    Py_XDECREF(answer);
     return status;
 }
 
