@@ -11,6 +11,7 @@ import signal
 import termios
 import threading
 import tracemalloc
+import tty
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from erl_bridge.session import Session
 from erl_bridge.timers import Timers
 from erl_bridge.transports import fast_path
 from erl_bridge.transports.base import WRITE_SIZE, Outbox, serve
-from erl_bridge.transports.port import LARGE_READ_SIZE, PortTransport
+from erl_bridge.transports.port import LARGE_READ_SIZE, PortTransport, processors
 from erl_bridge.transports.spinner import FIRST_PAUSE
 
 MAX_FRAME = 200_000
@@ -354,6 +355,38 @@ def test_bytes_are_waited_for_with_a_spin_and_without() -> None:
             assert [etf.decode(frame)[:2] for frame in answer if isinstance(frame, bytes)] == [(a("ok"), 1)] * (
                 FIRST_PAUSE + 1
             )
+
+
+def a_terminal() -> tuple[int, int]:
+    """The descriptors that read and that write it, as it is: one that cannot be read without waiting."""
+    theirs, ours = os.openpty()
+    tty.setraw(ours)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("ends", [os.pipe, a_terminal])
+def test_a_reader_that_spins_answers_one_call_after_the_other(ends: Callable[[], tuple[int, int]]) -> None:
+    calls, learned = 20, list[bool]()
+    (ours, theirs), (back, away) = ends(), os.pipe()
+
+    def call_and_go() -> None:
+        for number in range(calls):
+            os.write(theirs, pack(etf.encode(request(number, "echo", {"n": number}))))
+            (frame,) = FrameReader().feed(os.read(back, LARGE_READ_SIZE))
+            assert isinstance(frame, bytes)
+            assert etf.decode(frame) == (a("ok"), number, {"n": number})
+        os.close(theirs)
+
+    transport = PortTransport(ours, away, 10_000_000)
+    transport.habit.learn = learned.append  # type: ignore[method-assign, assignment]
+    path = a_fast_path(transport)
+    client = threading.Thread(target=call_and_go)
+    client.start()
+    assert path.read() == b""
+    client.join(DEADLINE)
+    assert learned or processors() == 1
+    for descriptor in (ours, back, away):
+        os.close(descriptor)
 
 
 class Interrupted(BaseException):

@@ -9,6 +9,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
+#include <poll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "../_fast_path.h"
@@ -115,6 +117,8 @@ typedef struct {
     Py_ssize_t max_frame;
     PyObject *answers; /* a bytearray */
     Py_ssize_t used;   /* bytes in it */
+    int looks_by_reading;
+    ssize_t read; /* bytes in the buffer that a look has read; -1 for none */
     char buffer[READ_SIZE];
 } FastPath;
 
@@ -284,6 +288,23 @@ static int tell(PyObject *habit, PyObject *method, PyObject *value)
     return nothing ? 0 : -1;
 }
 
+/* Whether there is input: bytes that are read already, where the system can do that without waiting. */
+static int look(void *path)
+{
+    FastPath *self = path;
+#ifdef RWF_NOWAIT
+    if (self->looks_by_reading) {
+        struct iovec into = {self->buffer, READ_SIZE};
+        self->read = preadv2(self->in, &into, 1, -1, RWF_NOWAIT);
+        if (self->read >= 0) return 1;
+        if (errno == EAGAIN) return 0;
+        self->looks_by_reading = 0; /* not for such a descriptor, or an error, which the next read is told too */
+    }
+#endif
+    struct pollfd in = {.fd = self->in, .events = POLLIN};
+    return poll(&in, 1, 0) > 0;
+}
+
 /* Whether something has come before it slept; -1 for an exception. */
 static int spin_if_worth_it(FastPath *self)
 {
@@ -294,23 +315,25 @@ static int spin_if_worth_it(FastPath *self)
     int outcome = spins ? PyObject_IsTrue(spins) : -1;
     Py_XDECREF(spins);
     if (outcome <= 0) return outcome;
-    struct pollfd in = {.fd = self->in, .events = POLLIN};
     Py_BEGIN_ALLOW_THREADS
-    outcome = spin(&in, 1, self->spin_ns, self->preempted_ns);
+    outcome = spin(look, self, self->spin_ns, self->preempted_ns);
     Py_END_ALLOW_THREADS
     if (outcome == SPIN_THERE_BEFORE) return 1;
     self->lesson = outcome == SPIN_WORTH_IT ? Py_True : Py_False;
     return outcome != SPIN_IN_VAIN;
 }
 
+/* What has been read, or is: it sleeps until there is something. */
 static PyObject *sleep_and_read(FastPath *self)
 {
-    ssize_t size;
-    do {
+    ssize_t size = self->read;
+    self->read = -1;
+    while (size < 0) {
         Py_BEGIN_ALLOW_THREADS
         size = read(self->in, self->buffer, READ_SIZE);
         Py_END_ALLOW_THREADS
-    } while (size < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+        if (size >= 0 || errno != EINTR || PyErr_CheckSignals() < 0) break;
+    }
     return PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(self->buffer, size < 0 ? 0 : size);
 }
 
@@ -384,6 +407,8 @@ static PyObject *new(PyTypeObject *type, PyObject *arguments, PyObject *keywords
     self->spin_ns = spin_ns;
     self->preempted_ns = preempted_ns;
     self->max_frame = max_frame;
+    self->looks_by_reading = 1;
+    self->read = -1;
     self->answers = PyByteArray_FromStringAndSize(NULL, ROOM);
     if (!self->answers) Py_CLEAR(self);
     return (PyObject *)self;

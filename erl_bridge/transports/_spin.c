@@ -2,17 +2,29 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <poll.h>
 
 #include "_spin.h"
 
 enum { MOST = 64 }; /* descriptors */
 
-static PyObject *ready_of(const struct pollfd *in, Py_ssize_t count)
+typedef struct {
+    struct pollfd in[MOST];
+    nfds_t count;
+} Descriptors;
+
+static int any_is_ready(void *at)
+{
+    Descriptors *all = at;
+    return poll(all->in, all->count, 0) > 0;
+}
+
+static PyObject *ready_of(const Descriptors *all)
 {
     PyObject *ready = PyList_New(0);
-    for (Py_ssize_t i = 0; ready && i < count; i++) {
-        if (!in[i].revents) continue;
-        PyObject *one = Py_BuildValue("(ii)", in[i].fd, in[i].revents);
+    for (nfds_t i = 0; ready && i < all->count; i++) {
+        if (!all->in[i].revents) continue;
+        PyObject *one = Py_BuildValue("(ii)", all->in[i].fd, all->in[i].revents);
         if (!one || PyList_Append(ready, one) < 0) Py_CLEAR(ready);
         Py_XDECREF(one);
     }
@@ -23,19 +35,20 @@ static PyObject *spin_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     PyObject *fds;
     long long limit, preempted;
-    struct pollfd in[MOST];
+    Descriptors all;
     if (!PyArg_ParseTuple(arguments, "O!LL", &PyTuple_Type, &fds, &limit, &preempted)) return NULL;
     const Py_ssize_t count = PyTuple_GET_SIZE(fds);
     if (count > MOST) return PyErr_Format(PyExc_ValueError, "spin() takes at most %d descriptors, got %zd", MOST, count);
+    all.count = (nfds_t)count;
     for (Py_ssize_t i = 0; i < count; i++) {
-        in[i] = (struct pollfd){.fd = (int)PyLong_AsLong(PyTuple_GET_ITEM(fds, i)), .events = POLLIN};
+        all.in[i] = (struct pollfd){.fd = (int)PyLong_AsLong(PyTuple_GET_ITEM(fds, i)), .events = POLLIN};
     }
     if (PyErr_Occurred()) return NULL;
     int outcome;
     Py_BEGIN_ALLOW_THREADS
-    outcome = spin(in, (nfds_t)count, limit, preempted);
+    outcome = spin(any_is_ready, &all, limit, preempted);
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("(iN)", outcome, outcome == SPIN_IN_VAIN ? PyList_New(0) : ready_of(in, count));
+    return Py_BuildValue("(iN)", outcome, outcome == SPIN_IN_VAIN ? PyList_New(0) : ready_of(&all));
 }
 
 static PyMethodDef methods[] = {

@@ -4,7 +4,6 @@
 #ifndef ERL_BRIDGE_SPIN_H
 #define ERL_BRIDGE_SPIN_H
 
-#include <poll.h>
 #include <time.h>
 
 /* Input was there at the first look; none came; it came; it came, but the processor was others' meanwhile. */
@@ -17,13 +16,14 @@ static inline long long now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* For `limit` nanoseconds. A look that takes `preempted` or longer was kept from the processor. */
-static inline int spin(struct pollfd *in, nfds_t count, long long limit, long long preempted)
+/* For `limit` nanoseconds. `look` says whether there is input; when it takes `preempted` or longer it was kept from the
+   processor. */
+static inline int spin(int (*look)(void *), void *at, long long limit, long long preempted)
 {
     long long now = now_ns(), until = now + limit;
-    if (poll(in, count, 0) > 0) return SPIN_THERE_BEFORE;
+    if (look(at)) return SPIN_THERE_BEFORE;
     for (now = now_ns(); now < until;) {
-        int ready = poll(in, count, 0) > 0;
+        int ready = look(at);
         long long before = now;
         now = now_ns();
         if (ready) return now - before < preempted ? SPIN_WORTH_IT : SPIN_PREEMPTED;
