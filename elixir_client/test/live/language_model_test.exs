@@ -123,7 +123,10 @@ defmodule ErlBridge.LanguageModelTest do
     answers =
       1..64
       |> Task.async_stream(
-        &ErlBridge.predict(bridge, @signature, %{"question" => "#{&1}"}, lm: lm),
+        &ErlBridge.predict(bridge, @signature, %{"question" => "#{&1}"},
+          lm: lm,
+          timeout: :infinity
+        ),
         max_concurrency: 64,
         timeout: :infinity
       )
