@@ -468,7 +468,7 @@ defmodule ErlBridge do
          # What a fallback gives is no optimization: the cache must not keep it.
          once = Map.delete(options, :fallback),
          work = &optimize_once(route, bridge, request_type, payload, &1),
-         {:ok, result} <- Rows.place(route, payload, once, work) do
+         {:ok, result} <- named(route, once, &Rows.place(route, payload, &1, work)) do
       {:ok, result}
     else
       {:error, error} ->
@@ -554,7 +554,7 @@ defmodule ErlBridge do
     with {:ok, route} <- Route.lookup(bridge),
          once = Map.delete(options, :fallback),
          work = &evaluate_once(route, bridge, payload, &1),
-         {:ok, result} <- Rows.place(route, payload, once, work) do
+         {:ok, result} <- named(route, once, &Rows.place(route, payload, &1, work)) do
       {:ok, result}
     else
       {:error, error} ->
@@ -769,9 +769,15 @@ defmodule ErlBridge do
     end
   end
 
+  # From here on it can be cancelled by its `:id`, whatever it has to do before it is sent.
+  defp named(route, %{id: _} = options, work) when not is_map_key(options, :name),
+    do: Request.named(route, options, work)
+
+  defp named(_route, options, work), do: work.(options)
+
   defp recovered(route, bridge, request_type, payload, %{id: _} = options)
        when not is_map_key(options, :name),
-       do: Request.named(route, options, &recovered(route, bridge, request_type, payload, &1))
+       do: named(route, options, &recovered(route, bridge, request_type, payload, &1))
 
   defp recovered(route, bridge, request_type, payload, %{deadline: _} = options) do
     case attempt({:ok, route}, bridge, route.breaker, request_type, payload, options) do

@@ -159,6 +159,28 @@ defmodule ErlBridge.DSPyTest do
     assert {:ok, :healthy} = ErlBridge.health_check(bridge)
   end
 
+  test "one whose rows are still on their way is cancelled, and does not begin", %{bridge: bridge} do
+    test = self()
+
+    rows =
+      Stream.map(@rows, fn row ->
+        send(test, {:wanted, self()})
+        receive(do: (:go_on -> row))
+      end)
+
+    for work <- [:optimize, :evaluate] do
+      options = [id: :nightly, lm: @lm, timeout: 120_000, on_event: &send(test, {:told, &1})]
+      task = Task.async(fn -> apply(ErlBridge, work, [bridge, @signature, rows, options]) end)
+      assert_receive {:wanted, sender}, 60_000
+      assert {:ok, true} = ErlBridge.cancel(bridge, :nightly)
+      for _row <- @rows, do: send(sender, :go_on)
+      assert {:error, %Error{type: :cancelled}} = Task.await(task, :infinity)
+      told = Live.mailbox()
+      assert for({:told, %{phase: phase}} <- told, phase != :transfer, do: phase) == []
+      for message <- told, do: assert_received(^message)
+    end
+  end
+
   test "training makes demonstrations of the rows" do
     bridge = Live.shared()
     options = [lm: "local/nearest-demo", config: [max_labeled_demos: 2]]
