@@ -18,6 +18,9 @@ from certificates import Certificates
 from openai_server import OpenAIServer
 from support import BridgeProcess
 
+# To look for examples in it pytest would import it, and so change how long jobs have for all tests.
+collect_ignore = ["patient_app.py"]
+
 # Property tests take the same examples each time, and as long as the machine needs for them.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

@@ -37,11 +37,10 @@ defmodule ErlBridge.Worker do
   # A heap that need not grow and be collected again and again where many requests come at once.
   @heap_words 10_000
 
-  # What `terminate/2` takes at most, beyond the time that requests have to finish.
+  # What `terminate/1` takes at most, beyond the time that requests have to finish.
   @ending_ms 4_000
 
-  # Not all options: they may hold keys of a provider, and a state is logged when its process
-  # crashes.
+  # Not all options: they may hold keys of a provider, and `:sys` shows a state to whoever asks.
   defstruct [
     :parent,
     :python,

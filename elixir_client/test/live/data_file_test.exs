@@ -110,7 +110,7 @@ defmodule ErlBridge.DataFileTest do
       {_output, 0} = System.cmd("mkfifo", [pipe])
 
       assert {:error, %Error{type: :timeout_error}} =
-               DataFile.read(pipe, python: python, timeout: 1_000)
+               DataFile.read(pipe, python: python, timeout: 3_000)
 
       assert_receive {^cat, {:exit_status, 0}}
     end
