@@ -72,9 +72,9 @@ def report(rounds: int) -> list[str]:
         subprocess.run(["gcc", "-O2", "-o", echo, str(FILES / "echo.c")], check=True)
         specs = systems(echo)
         free, pinned = measure([], specs, rounds), measure([TASKSET, "-c", "0"], specs, rounds)
-        # ErlBridge.call starts Python by itself and cannot be told where to.
-        programs = [apart(spec) for spec in specs if spec.split("|")[1] not in ("call", "told")]
-        two = measure([TASKSET, "-c", "0"], programs, rounds, MOVE_TO="1") if len(os.sched_getaffinity(0)) > 1 else {}
+        alone = [spec for spec in specs if spec.split("|")[1] in ("echo", "ping", "inline")][:4]
+        anywhere = measure([], alone, 2 * rounds)
+        two = measure([TASKSET, "-c", "0"], [apart(spec) for spec in alone], 2 * rounds, MOVE_TO="1")
         large = measure([], bulk(echo), max(rounds // 4, 1), 5)
     machine = f"{os.cpu_count()} processors with a load of {load:.1f} from others"
     lines = ["# The Port", "", f"{date.today()}, {machine}. Made by `bench/port.py`.", ""]
@@ -93,7 +93,7 @@ def report(rounds: int) -> list[str]:
     lines += ["", "A binary of 20 MB one way and a short answer, in milliseconds:", ""]
     lines += ["| 20 MB | median |", "|---|---:|"]
     lines += [f"| {name} | {median / 1000:.1f} |" for name, (median, *_) in large.items()]
-    return lines + (two_processors(two) if two else [])
+    return lines + back_to_back(anywhere, two)
 
 
 def bulk(echo: str) -> list[str]:
@@ -107,13 +107,20 @@ def bulk(echo: str) -> list[str]:
     ]
 
 
-def two_processors(found: Measured) -> list[str]:
-    """The table of those that run apart from the BEAM."""
-    lines = ["", "The BEAM on one processor and the other side on another, in microseconds:", ""]
-    lines += ["| two processors | median | p99 | ratio |", "|---|---:|---:|---:|"]
-    return lines + [
-        f"| {name} | {median:.1f} | {p99:.1f} | {ratio:.2f} |" for name, (median, p99, _, ratio) in found.items()
+def back_to_back(anywhere: Measured, two: Measured) -> list[str]:
+    """The table of those that are measured with nothing else on the machine."""
+    lines = [
+        "",
+        "One call after the other with none of the peers there, in microseconds: wherever the system puts the two",
     ]
+    lines += ["sides, and with the BEAM on one processor and the other side on another. Most of it is being woken.", ""]
+    lines += ["| | anywhere | p99 | ratio | two processors | p99 | ratio |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for name, (median, p99, _, ratio) in anywhere.items():
+        apart, apart_p99, _, apart_ratio = two[name]
+        lines.append(
+            f"| {name} | {median:.1f} | {p99:.1f} | {ratio:.2f} | {apart:.1f} | {apart_p99:.1f} | {apart_ratio:.2f} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -122,6 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="how often each system has its turn")
     options = parser.parse_args()
     missing = [program for program in NEEDED if not shutil.which(program)]
+    missing += ["two processors"] if len(os.sched_getaffinity(0)) < 2 else []
     if missing:
         print(f"bench/port.py: not run, it needs {', '.join(missing)}")
         return
