@@ -360,7 +360,8 @@ defmodule ErlBridge do
   it.
 
   The request is answered with an error of the type `:cancelled`, also where it waits for room or for
-  its next attempt, and is not sent then. Gives `false` when no such request is in flight.
+  its next attempt, or its rows are still on their way, and is not sent then. Gives `false` when there is
+  no such request.
 
       ErlBridge.optimize(bridge, signature, rows, id: :nightly)   # in one process
       {:ok, true} = ErlBridge.cancel(bridge, :nightly)            # in another

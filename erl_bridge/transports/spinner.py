@@ -1,7 +1,7 @@
 """Waiting for input without going to sleep, where the next bytes are likely to come at once.
 
 Rule of this file: no I/O and no clock of its own. It is given a ``poll``, a ``read`` and a ``clock``, and decides only
-how often they are called. Where there is compiled code for it, that polls a descriptor itself (``_spin.h``); whether it
+how often they are called. Where there is compiled code for it, that looks for input itself (``_spin.h``); whether it
 should is decided here.
 
 To be woken takes longer than most requests do: a bounded spin takes that out of back-to-back calls. It is tried only

@@ -43,7 +43,7 @@ defmodule ErlBridge.Protocol do
   @type glimpse ::
           {:final, id} | {:event, id} | {:call, term, id} | {:refused, Error.t()} | :unreadable
 
-  # What is no longer is encoded in one piece.
+  # What takes no more bytes is encoded in one piece.
   @copied 65_536
 
   @first_id 256

@@ -383,7 +383,7 @@ defmodule ErlBridge.Request do
   # it had an answer for each that it saw.
   defp down(:noproc, %{line: nil} = request), do: send_again(request)
 
-  defp down(:noproc, %{line: {_alias, load}} = request) do
+  defp down(:noproc, %{line: {_slot, load}} = request) do
     if Load.settled?(load), do: send_again(request), else: down(:killed, request)
   end
 

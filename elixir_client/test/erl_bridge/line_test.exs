@@ -31,13 +31,13 @@ defmodule ErlBridge.LineTest do
     worker
   end
 
-  defp await_monitored(pid, monitored) do
-    {:monitors, monitors} = Process.info(pid, :monitors)
+  defp await_monitored(pid, monitored),
+    do: await(pid, :monitors, &({:process, monitored} in &1))
 
-    unless {:process, monitored} in monitors do
-      Process.sleep(1)
-      await_monitored(pid, monitored)
-    end
+  # Nobody tells when that is so.
+  defp await(pid, item, so?) do
+    {^item, now} = Process.info(pid, item)
+    unless so?.(now), do: await(pid, item, so?)
   end
 
   test "requests to one bridge keep the line, those to another the slot" do
@@ -147,7 +147,7 @@ defmodule ErlBridge.LineTest do
       assert Line.take(sent.slot)
 
       spawn_link(fn ->
-        await_waiting(sent.caller)
+        await(sent.caller, :status, &(&1 == :waiting))
         send(sent.caller, {sent.reply_to, :done, {:ok, :in_time}})
       end)
 
@@ -159,13 +159,6 @@ defmodule ErlBridge.LineTest do
       assert_received {:abandon, _reply_to}
       Worker.answer(sent, {:ok, :late})
       assert Live.mailbox() == []
-    end
-  end
-
-  defp await_waiting(pid) do
-    unless Process.info(pid, :status) == {:status, :waiting} do
-      Process.sleep(1)
-      await_waiting(pid)
     end
   end
 
