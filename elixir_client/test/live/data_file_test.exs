@@ -161,7 +161,12 @@ defmodule ErlBridge.DataFileTest do
       kill = fn
         %{"n" => 1} ->
           os_pid = tmp_dir |> Path.join("os_pid") |> File.read!() |> String.trim()
+
+          # It has asked for more by now, and asks no more before it has heard how Python ended: to
+          # write to one that is gone is another end.
+          :sys.get_state(reader())
           OsProcess.signal(String.to_integer(os_pid), "KILL")
+          await_ended(reader())
 
         _row ->
           :ok
@@ -171,6 +176,16 @@ defmodule ErlBridge.DataFileTest do
       assert_receive {^cat, {:exit_status, 0}}
       assert Live.mailbox() == []
     end
+
+    # The process that reads for the calling one watches it.
+    defp reader do
+      {:monitored_by, watching} = Process.info(self(), :monitored_by)
+      reader = {DataFile.Reader, :init, 1}
+      Enum.find(watching, &(:proc_lib.translate_initial_call(&1) == reader))
+    end
+
+    defp await_ended(reader),
+      do: if(:sys.get_state(reader).python, do: await_ended(reader))
 
     test "holds a few batches of a long file", %{tmp_dir: tmp_dir} do
       path = many_rows(tmp_dir, 400_000)
